@@ -1,0 +1,51 @@
+"""What every data source gives the trainer: batches of [0, 1] images, in an order that can be gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images `[B, C, H, W]`, uint8 (meaning x / 255) or float32 in [0, 1], and labels `[B]` int64, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Loader(Protocol):
+    """Batches of one split for one rank.
+
+    A train loader shuffles, drops the last partial batch and has the same number of steps on every rank. A test loader
+    goes through the images in order and covers each exactly once over all ranks, so the ranks' image counts may differ
+    by one, the last batch may be smaller, and the number of steps may differ between ranks (0 where ranks outnumber
+    images): a loop over a test loader must hold no per-step collective.
+    """
+
+    num_samples: int  # images in the split, over all ranks
+    batch_size: int  # images a step on this rank
+
+    def __len__(self) -> int:
+        """Steps an epoch on this rank."""
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Yield pass number `index`; its order and augmentation are a function of (seed, index) only."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position after the last batch handed out, as JSON values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Make the next `epoch(index)` go on exactly there; ValueError when the data or its sharding is another."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two splits of a data set and what a model needs to know of them; `image_shape` is (C, H, W)."""
+
+    train: Loader
+    test: Loader
+    num_classes: int
+    image_shape: tuple[int, int, int]
