@@ -1,0 +1,17 @@
+"""Fused kernels for adversarial training, usable in any PyTorch trainer: PGD step and KL + cross-entropy losses."""
+
+from act_kernels.dispatch import backends, use_backend
+from act_kernels.losses import ActLoss, act_loss, attack_grad, kl_ce_loss, trades_loss
+from act_kernels.steps import pgd_step, random_start
+
+__all__ = [
+    "ActLoss",
+    "act_loss",
+    "attack_grad",
+    "backends",
+    "kl_ce_loss",
+    "pgd_step",
+    "random_start",
+    "trades_loss",
+    "use_backend",
+]

@@ -1,0 +1,95 @@
+"""The one place where an op's implementation is chosen.
+
+A backend is a module that has
+
+* one function for each op it implements, named as the op and with the signature of the function of that name in
+  `act_kernels.reference` (the specification), and
+* `why_not(op, device, dtype) -> str | None`: why it cannot run that op there, or None when it can. `device` is a device
+  type ("cpu", "cuda"), `dtype` that of the images or logits.
+
+To add a backend, write such a module and name it in `BACKENDS` and `_AUTOMATIC`. To add an op to a backend, write the
+function and let `why_not` return None for it. The caller (`ops.py`) has validated the arguments and brought all images
+to one layout and all logits to contiguous rows. Modules are imported on first use, so that importing this package loads
+no compiler and probes no device.
+"""
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+
+OPS = ("pgd_step", "random_start", "act_loss", "kl_ce_loss")
+BACKENDS = ("reference", "native", "triton")
+
+# Fastest first, as measured in benchmarks/; the automatic choice takes the first that can run.
+_AUTOMATIC = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
+
+_selected: str | None = None
+
+
+class use_backend:
+    """Select every op's implementation: "reference", "native", "triton", or "auto" for the fastest that can run.
+
+    Called as a function it sets the choice for the process; as a context manager (`with use_backend("native"):`) it
+    also restores the former choice at the end. A chosen backend that cannot run an op raises a RuntimeError saying why.
+    """
+
+    def __init__(self, name: str):
+        global _selected
+        if name != "auto" and name not in BACKENDS:
+            raise ValueError(f"use_backend: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}, auto")
+        self._former = _selected
+        _selected = None if name == "auto" else name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_exception) -> None:
+        global _selected
+        _selected = self._former
+
+
+def _module(backend: str) -> ModuleType:
+    return importlib.import_module(f"act_kernels.{backend}")
+
+
+def _why_not(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
+    return _module(backend).why_not(op, device, dtype)
+
+
+def _choose(op: str, device: str, dtype: torch.dtype) -> str:
+    """Name of the backend that runs `op`; an explicit choice that cannot run it is a RuntimeError."""
+    if _selected is not None:
+        reason = _why_not(_selected, op, device, dtype)
+        if reason is not None:
+            raise RuntimeError(f"{op}: backend {_selected!r} was asked for and cannot run: {reason}")
+        return _selected
+    for backend in _AUTOMATIC.get(device, ("reference",)):
+        if _why_not(backend, op, device, dtype) is None:
+            return backend
+    raise AssertionError(f"{op}: the reference runs everywhere")
+
+
+def implementation(op: str, tensor: torch.Tensor) -> Callable:
+    """The function that runs `op` on tensors of `tensor`'s device and dtype."""
+    backend = _choose(op, tensor.device.type, tensor.dtype)
+    return getattr(_module(backend), op)
+
+
+def backends() -> dict[str, dict[str, dict[str, str]]]:
+    """Tell what can run each op, as {op: {device: {backend: "available" or the reason why not, "automatic": backend}}}.
+
+    The devices are "cpu", and "cuda" where PyTorch sees one. Stated for float32; `automatic` names what runs when no
+    backend was selected.
+    """
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    report: dict[str, dict[str, dict[str, str]]] = {}
+    for op in OPS:
+        report[op] = {}
+        for device in devices:
+            reasons = {backend: _why_not(backend, op, device, torch.float32) for backend in BACKENDS}
+            automatic = next(backend for backend in _AUTOMATIC[device] if reasons[backend] is None)
+            report[op][device] = {backend: reason or "available" for backend, reason in reasons.items()}
+            report[op][device]["automatic"] = automatic
+    return report

@@ -1,0 +1,165 @@
+"""The raw `torch.library` ops: each schema stated once, with its fake implementation and its one door to the dispatcher.
+
+Arguments that are "a number or a tensor" to the user are a pair here, (Tensor? tensor, float number): the tensor counts
+when it is there. The raw ops have no derivative; `losses.py` attaches the gradients that they return.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from act_kernels.dispatch import implementation
+
+_IMAGE_ARGUMENTS = (
+    "Tensor grad, Tensor x, Tensor? step_sizes, float step_size, Tensor? epsilons, float eps, "
+    "Tensor? lowers, float lower, Tensor? uppers, float upper, str norm"
+)
+_library = torch.library.Library("act_kernels", "DEF")
+_library.define(f"pgd_step(Tensor x_adv, {_IMAGE_ARGUMENTS}) -> Tensor")
+_library.define(f"pgd_step_(Tensor(a!) x_adv, {_IMAGE_ARGUMENTS}) -> ()")
+_library.define(
+    "random_start_(Tensor(a!) noise, Tensor x, Tensor? scales, float scale, "
+    "Tensor? lowers, float lower, Tensor? uppers, float upper) -> ()"
+)
+_library.define(
+    "act_loss(Tensor robust_logits, Tensor natural_logits, Tensor labels, float robust_alpha, float natural_alpha, "
+    "float temperature, float grad_scale, bool robust_grad, bool natural_grad) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "kl_ce_loss(Tensor logits, Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, "
+    "float target_ce_weight, float temperature, float label_smoothing, float grad_scale, bool logits_grad, "
+    "bool target_grad) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _layout(t: Tensor) -> torch.memory_format:
+    """The layout in which an op on `t` computes: channels_last where `t` is, else contiguous."""
+    if not t.is_contiguous():
+        if t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def _either(tensor: Tensor | None, number: float) -> float | Tensor:
+    return number if tensor is None else tensor
+
+
+def _pgd_step_into(out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, *rest: Any) -> None:
+    step_sizes, step_size, epsilons, eps, lowers, lower, uppers, upper, norm = rest
+    if epsilons is not None and epsilons.device.type == "cpu" and not bool((epsilons >= 0).all()):
+        raise ValueError("eps: expected values >= 0")
+    layout = _layout(out)
+    implementation("pgd_step", x_adv)(
+        out,
+        x_adv.contiguous(memory_format=layout),
+        grad.contiguous(memory_format=layout),
+        x.contiguous(memory_format=layout),
+        _either(step_sizes, step_size),
+        _either(epsilons, eps),
+        _either(lowers, lower),
+        _either(uppers, upper),
+        norm,
+    )
+
+
+def _pgd_step(x_adv: Tensor, *rest: Any) -> Tensor:
+    out = torch.empty_like(x_adv, memory_format=_layout(x_adv))
+    _pgd_step_into(out, x_adv, *rest)
+    return out
+
+
+def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
+    if x_adv.is_contiguous(memory_format=_layout(x_adv)):
+        _pgd_step_into(x_adv, x_adv, *rest)
+    else:
+        x_adv.copy_(_pgd_step(x_adv, *rest))
+
+
+def _random_start_inplace(noise: Tensor, x: Tensor, *rest: Any) -> None:
+    scales, scale, lowers, lower, uppers, upper = rest
+    layout = _layout(noise)
+    out = noise.contiguous(memory_format=layout)
+    implementation("random_start", noise)(
+        out,
+        out,
+        x.contiguous(memory_format=layout),
+        _either(scales, scale),
+        _either(lowers, lower),
+        _either(uppers, upper),
+    )
+    if out is not noise:
+        noise.copy_(out)
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    """Range check where it costs no synchronisation; on a GPU a label out of range makes its row NaN instead."""
+    if labels.device.type == "cpu" and labels.numel():
+        low, high = torch.aminmax(labels)
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels: expected values in [0, {classes}), got {int(low)} to {int(high)}")
+
+
+def _losses_and_gradients(op: str, first: Tensor, second: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _check_labels(labels, first.shape[1])
+    losses, *gradients = implementation(op, first)(first.contiguous(), second.contiguous(), labels.contiguous(), *rest)
+    return (losses, *(first.new_empty(0) if g is None else g for g in gradients))
+
+
+def _act_loss(*arguments: Any) -> tuple[Tensor, ...]:
+    return _losses_and_gradients("act_loss", *arguments)
+
+
+def _kl_ce_loss(*arguments: Any) -> tuple[Tensor, ...]:
+    return _losses_and_gradients("kl_ce_loss", *arguments)
+
+
+def _pgd_step_fake(x_adv: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x_adv, memory_format=_layout(x_adv))
+
+
+def _nothing_fake(*_: Any) -> None:
+    return None
+
+
+def _losses_fake(shape: tuple[int, ...], logits: Tensor, *wanted: bool) -> tuple[Tensor, ...]:
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    gradients = (
+        torch.empty_like(logits, memory_format=torch.contiguous_format) if w else logits.new_empty(0) for w in wanted
+    )
+    return (logits.new_empty(shape, dtype=dtype), *gradients)
+
+
+def _act_loss_fake(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _losses_fake((2,), logits, *rest[-2:])
+
+
+def _kl_ce_loss_fake(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _losses_fake((logits.shape[0],), logits, *rest[-2:])
+
+
+def _without_derivative(op: str, written: bool):
+    """The op's autograd: run it below autograd; what it writes in place gets a new version, so that autograd notices."""
+
+    def run(*arguments: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            result = getattr(torch.ops.act_kernels, op).default(*arguments)
+        if written:
+            torch.autograd.graph.increment_version(arguments[0])
+        return result
+
+    return run
+
+
+for _name, _function, _fake in (
+    ("pgd_step", _pgd_step, _pgd_step_fake),
+    ("pgd_step_", _pgd_step_inplace, _nothing_fake),
+    ("random_start_", _random_start_inplace, _nothing_fake),
+    ("act_loss", _act_loss, _act_loss_fake),
+    ("kl_ce_loss", _kl_ce_loss, _kl_ce_loss_fake),
+):
+    _library.impl(_name, _function, "CompositeExplicitAutograd")
+    _library.impl(_name, _without_derivative(_name, written=_name.endswith("_")), "Autograd")
+    torch.library.register_fake(f"act_kernels::{_name}", _fake, lib=_library)

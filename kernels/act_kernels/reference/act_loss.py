@@ -1,0 +1,40 @@
+"""Both losses of Adversarial Concurrent Training (Arani, Sarfraz, Zonooz, BMVC 2020, arXiv 2008.07015), with gradients."""
+
+import torch
+from torch import Tensor
+
+from act_kernels.reference.kl_ce_loss import kl_ce_loss
+
+
+def act_loss(
+    robust_logits: Tensor,
+    natural_logits: Tensor,
+    labels: Tensor,
+    robust_alpha: float,
+    natural_alpha: float,
+    temperature: float,
+    grad_scale: float,
+    robust_grad: bool,
+    natural_grad: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Batch means of the two losses and, where asked for, the gradients of each row's loss.
+
+        robust  = (1 − robust_alpha) · CE(robust) + robust_alpha · T² · KL(natural ‖ robust), gradient to robust_logits
+        natural = (1 − natural_alpha) · CE(natural) + natural_alpha · T² · KL(robust ‖ natural), gradient to natural_logits
+
+    with KL between softmaxes at temperature T, and the other model's logits constant: see `kl_ce_loss`.
+
+    Returns losses [2] = (robust, natural), zero for an empty batch, and grad_scale times the gradient of the rows' losses
+    (the sum over the batch, not the mean) to robust_logits and to natural_logits [B, C] in the logits' dtype (None when not
+    asked for).
+    """
+    robust, grad_robust, _ = kl_ce_loss(
+        robust_logits, natural_logits, labels,
+        robust_alpha, 1 - robust_alpha, 0.0, temperature, 0.0, grad_scale, robust_grad, False,
+    )  # fmt: skip
+    natural, grad_natural, _ = kl_ce_loss(
+        natural_logits, robust_logits, labels,
+        natural_alpha, 1 - natural_alpha, 0.0, temperature, 0.0, grad_scale, natural_grad, False,
+    )  # fmt: skip
+    losses = torch.stack((robust, natural)).sum(1) / max(labels.shape[0], 1)
+    return losses, grad_robust, grad_natural

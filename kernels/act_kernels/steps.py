@@ -1,0 +1,136 @@
+"""The public functions on images: one PGD step, and the attack's random start."""
+
+import torch
+from torch import Tensor
+
+from act_kernels import checks, ops  # noqa: F401  (ops registers torch.ops.act_kernels)
+
+_NORMS = ("linf", "l2")
+_KINDS = ("uniform", "gaussian")
+
+
+def pgd_step(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    step_size: float | Tensor,
+    eps: float | Tensor,
+    *,
+    norm: str = "linf",
+    lower: float | Tensor = 0.0,
+    upper: float | Tensor = 1.0,
+    inplace: bool = False,
+) -> Tensor:
+    """One step of projected gradient ascent (Madry et al., arXiv 1706.06083), in one pass over the images.
+
+    linf: x_adv + step_size · sign(grad), projected onto [x − eps, x + eps], clamped to [lower, upper]; sign(0) = 0.
+    l2: the gradient normalised per sample (a zero gradient moves nothing), the result projected onto the l2 ball of
+    radius eps around x, then clamped. A negative step_size descends: a targeted attack.
+
+    Args:
+        x_adv: images [N, ...] or [N, C, ...], float32, float16, bfloat16 (or float64).
+        grad: gradient of the attack's loss to x_adv, same shape, any of these dtypes.
+        x: clean images, same shape, x_adv's dtype or uint8 (meaning x / 255).
+        step_size, eps: in the images' units; a number, or a tensor of one value a sample [N]; eps >= 0.
+        lower, upper: valid range of the images; a number, or a tensor of one value a channel [C].
+        inplace: write into x_adv and return it; it must not share memory with x or grad.
+
+    Returns the new images in x_adv's dtype and layout, without autograd history: computed in float32 (float64 for
+    float64 images) and rounded once. NaN in x_adv or x gives NaN; a NaN gradient counts as 0 (as torch.sign has it).
+    Contiguous and channels_last operands of one layout are read as they are; any other operand is first copied to
+    x_adv's layout. Raises ValueError or TypeError naming the argument; a negative eps inside a GPU tensor is not
+    looked for, since that would stop the host.
+    """
+    if grad is None:
+        raise TypeError("grad: expected the gradient of the loss to x_adv, got None (was x_adv part of the graph?)")
+    checks.choice("norm", norm, _NORMS)
+    checks.float_tensor("x_adv", x_adv)
+    checks.float_tensor("grad", grad)
+    if x_adv.dim() < 1:
+        raise ValueError("x_adv: expected a batch of images [N, ...], got a tensor without dimensions")
+    checks.same_place("grad", grad, "x_adv", x_adv)
+    checks.clean_images(x, x_adv)
+    checks.not_negative("eps", eps)
+    arguments = (
+        *checks.number_or_tensor("step_size", step_size, x_adv.shape[0], "sample", x_adv),
+        *checks.number_or_tensor("eps", eps, x_adv.shape[0], "sample", x_adv),
+        *_bounds(lower, upper, x_adv),
+        norm,
+    )
+    if inplace:
+        if x_adv is x or x_adv is grad:
+            raise ValueError("inplace: x_adv must not be the same tensor as x or grad; start from a copy, x.clone()")
+        torch.ops.act_kernels.pgd_step_(x_adv.detach(), grad.detach(), x.detach(), *arguments)
+        return x_adv
+    return torch.ops.act_kernels.pgd_step(x_adv.detach(), grad.detach(), x.detach(), *arguments)
+
+
+def random_start(
+    x: Tensor,
+    eps: float | Tensor,
+    *,
+    norm: str = "linf",
+    kind: str = "uniform",
+    sigma: float = 0.001,
+    lower: float | Tensor = 0.0,
+    upper: float | Tensor = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Starting point of an attack: x plus random noise.
+
+    uniform: uniform in the linf or l2 ball of radius eps around x, clamped to [lower, upper].
+    gaussian: x + sigma · N(0, 1), neither projected nor clamped, as TRADES (arXiv 1901.08573) and ACT start; the first
+    `pgd_step` projects. `eps` and the bounds are not used.
+
+    Args:
+        x: clean images [N, ...] or [N, C, ...], float32, float16, bfloat16 (or float64), or uint8 (meaning x / 255).
+        eps: radius in the images' units; a number, or a tensor of one value a sample [N]; eps >= 0.
+        sigma: standard deviation of the Gaussian noise, in the images' units, >= 0.
+        lower, upper: valid range of the images; a number, or a tensor of one value a channel [C].
+        generator: source of the noise, on x's device; PyTorch's default when None.
+
+    Returns new images in x's dtype (float32 for uint8) and layout, without autograd history. The noise is drawn by
+    PyTorch, so that a seed gives the same start with every backend. Errors as in `pgd_step`.
+    """
+    checks.choice("norm", norm, _NORMS)
+    checks.choice("kind", kind, _KINDS)
+    checks.not_negative("eps", eps)
+    checks.not_negative("sigma", sigma)
+    if x.dtype != torch.uint8:
+        checks.float_tensor("x (unless it is uint8)", x)
+    if x.dim() < 1:
+        raise ValueError("x: expected a batch of images [N, ...], got a tensor without dimensions")
+    x = x.detach()
+    noise = torch.empty_like(x, dtype=torch.float32 if x.dtype == torch.uint8 else x.dtype)
+    if kind == "gaussian":
+        noise.normal_(generator=generator)
+        scale, bounds = (None, float(sigma)), (None, -torch.inf, None, torch.inf)
+    else:
+        scale, bounds = checks.number_or_tensor("eps", eps, x.shape[0], "sample", noise), _bounds(lower, upper, noise)
+        if norm == "linf":
+            noise.uniform_(-1, 1, generator=generator)
+        else:
+            noise.normal_(generator=generator)
+            scale = (_l2_radius(noise, scale, generator), 0.0)
+    torch.ops.act_kernels.random_start_(noise, x, *scale, *bounds)
+    return noise
+
+
+def _l2_radius(noise: Tensor, eps: tuple[Tensor | None, float], generator: torch.Generator | None) -> Tensor:
+    """Factor [N] that takes Gaussian noise to uniform in the ball: eps · U^(1/d) / ‖noise‖ in d dimensions."""
+    dimensions = max(noise[0].numel() if noise.shape[0] else 1, 1)
+    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    length = torch.linalg.vector_norm(noise.flatten(1), dim=1, dtype=dtype).clamp_min(torch.finfo(dtype).tiny)
+    uniform = torch.rand(noise.shape[0], dtype=dtype, device=noise.device, generator=generator)
+    return (eps[1] if eps[0] is None else eps[0]) * uniform ** (1 / dimensions) / length
+
+
+def _bounds(
+    lower: float | Tensor, upper: float | Tensor, images: Tensor
+) -> tuple[Tensor | None, float, Tensor | None, float]:
+    channels = images.shape[1] if images.dim() > 1 else None
+    low = checks.number_or_tensor("lower", lower, channels, "channel", images)
+    high = checks.number_or_tensor("upper", upper, channels, "channel", images)
+    if low[0] is None and high[0] is None and low[1] > high[1]:
+        raise ValueError(f"lower: expected a value <= upper, {high[1]}, got {low[1]}")
+    return (*low, *high)
