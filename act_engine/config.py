@@ -1,0 +1,342 @@
+"""The settings of a run: frozen, typed, checked, and read strictly from recipes, YAML files and the command line.
+
+Every setting has one name, ``group.field``, the same in YAML and on the command line. All three sources go through
+`from_mapping`, so a wrong name or value is met with the same one-line error wherever it was written.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+OBJECTIVES = ("act", "natural", "madry", "trades")
+
+
+def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{setting}: got {value!r}; allowed: {allowed}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``; did you mean '…'?`` for the closest of the known names, or nothing if none is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    name: str = "act"
+    """Training method: act, natural, madry or trades."""
+    robust_alpha: float = 0.9
+    """ACT: weight of the KL term in the robust model's loss, in [0, 1]; cross-entropy has the rest."""
+    natural_alpha: float = 0.9
+    """ACT: weight of the KL term in the natural model's loss, in [0, 1]."""
+    temperature: float = 4.0
+    """ACT: temperature of both KL terms, above 0; they are scaled by its square."""
+    beta: float = 6.0
+    """TRADES: weight of the KL term, 0 or more."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.name in OBJECTIVES, "objective.name", self.name, ", ".join(OBJECTIVES) + nearest(self.name, OBJECTIVES)
+        )
+        _require(0 <= self.robust_alpha <= 1, "objective.robust_alpha", self.robust_alpha, "0 to 1")
+        _require(0 <= self.natural_alpha <= 1, "objective.natural_alpha", self.natural_alpha, "0 to 1")
+        _require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
+        _require(self.beta >= 0, "objective.beta", self.beta, "0 or more")
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """The inner maximisation during training."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the perturbation ball."""
+    eps: float = 8 / 255
+    """Radius of the ball in [0, 1] pixel units (l2: the norm over the whole image)."""
+    step_size: float = 2 / 255
+    """Length of one step, in the same units as eps."""
+    steps: int = 10
+    """Attack iterations a training step, 1 or more."""
+    start: Literal["auto", "gaussian", "uniform", "none"] = "auto"
+    """First iterate: gaussian (x + 0.001 · N(0, 1)), uniform (in the ball), none (x itself), auto (the objective's)."""
+    loss: Literal["auto", "kl", "ce", "mixed"] = "auto"
+    """What the attack maximises: kl (to the target's output), ce (to the labels), mixed (both, as ACT was released),
+    auto (the objective's own)."""
+
+    def __post_init__(self) -> None:
+        _require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
+        _require(
+            self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255"
+        )
+        _require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: str = "digits"
+    """Data set: digits (built in)."""
+    path: str | None = None
+    """Where the data lies on disk; not needed for digits."""
+    batch_size: int = 128
+    """Training images a step and process, 1 or more."""
+    workers: int = 2
+    """Loader threads a process, 1 or more."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
+        _require(self.workers >= 1, "data.workers", self.workers, "1 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "small_cnn"
+    """Architecture of the robust model (and of the natural one, unless natural_name says otherwise)."""
+    natural_name: str | None = None
+    """Architecture of the natural model; null: the same as name."""
+    num_classes: int | None = None
+    """Classes the models tell apart; null: as many as the data has."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes is not None:
+            _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD, one optimizer a model, both with these settings."""
+
+    lr: float = 0.1
+    """Learning rate at the start, above 0."""
+    momentum: float = 0.9
+    """Momentum, 0 up to but not including 1."""
+    weight_decay: float = 5e-4
+    """L2 weight decay, 0 or more."""
+    schedule: Literal["constant", "multistep", "cosine", "onecycle"] = "multistep"
+    """multistep: times gamma at each milestone; cosine: to 0; onecycle: up for 30 % of the steps, then down to 0."""
+    milestones: tuple[int, ...] = (60, 120, 160)
+    """multistep: the epochs before which the rate drops, rising."""
+    gamma: float = 0.2
+    """multistep: factor at each milestone, above 0 and at most 1."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more, below 1")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        rising = list(self.milestones) == sorted(set(self.milestones)) and all(m >= 1 for m in self.milestones)
+        _require(
+            rising, "optim.milestones", list(self.milestones), "epochs of 1 or more, rising, such as [60, 120, 160]"
+        )
+        _require(0 < self.gamma <= 1, "optim.gamma", self.gamma, "above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 200
+    """Passes over the training data, 1 or more."""
+    max_steps: int | None = None
+    """Stop after this many steps even if epochs remain; null: no such limit."""
+    seed: int = 0
+    """Every random draw of the run follows from it, 0 or more."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the models' passes (autocast below float32); weights, losses and images stay float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl, 1 or more."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
+        if self.max_steps is not None:
+            _require(self.max_steps >= 1, "train.max_steps", self.max_steps, "1 or more, or null")
+        _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
+        _require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int | None = None
+    """Steps between two checkpoints; null: one at the end of every epoch."""
+    keep: int = 2
+    """Newest checkpoints kept, 1 or more."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None:
+            _require(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "1 or more, or null")
+        _require(self.keep >= 1, "checkpoint.keep", self.keep, "1 or more")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The attack that measures robust accuracy: cross-entropy PGD from uniform starts, the worst of all restarts."""
+
+    attack: Literal["pgd", "none"] = "pgd"
+    """pgd, or none for clean accuracy alone."""
+    steps: int = 100
+    """Iterations a restart, 1 or more."""
+    restarts: int = 5
+    """Random starts an image, 1 or more; an image counts as robust only if it withstands every one."""
+    eps: float | None = None
+    """Radius in [0, 1] pixel units; null: attack.eps."""
+    step_size: float | None = None
+    """Step in [0, 1] pixel units; null: 2.5 · eps / steps."""
+    batch_size: int = 500
+    """Images attacked at a time, 1 or more."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")
+        _require(self.restarts >= 1, "evaluate.restarts", self.restarts, "1 or more")
+        _require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        if self.eps is not None:
+            _require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
+        if self.step_size is not None:
+            _require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on."""
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package, sorted."""
+    files = resources.files("act_engine").joinpath("recipes").iterdir()
+    return sorted(Path(entry.name).stem for entry in files if entry.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe inside the package.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    if name not in recipe_names():
+        raise ValueError(
+            f"--recipe: unknown recipe {name!r}{nearest(name, recipe_names())}; known: {', '.join(recipe_names())}"
+        )
+    return _parse_yaml(
+        resources.files("act_engine").joinpath("recipes", f"{name}.yaml").read_text("utf-8"), f"recipe {name}"
+    )
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file; a file that is missing or not a mapping of groups is a one-line error."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ValueError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    _require(
+        isinstance(content, dict), where, type(content).__name__, "a mapping of groups such as 'attack: {steps: 10}'"
+    )
+    return content
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
+    return {
+        group.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(config, group.name)).items()}
+        for group in dataclasses.fields(config)
+    }
+
+
+def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Config:
+    """`base` (default: all defaults) with the settings of a nested mapping put over it, strictly.
+
+    Raises:
+        ValueError: an unknown group or field (the nearest name is suggested), or a value that is not allowed.
+    """
+    base = base or Config()
+    groups = {f.name: f.type for f in dataclasses.fields(Config)}
+    changed = {}
+    for group, values in mapping.items():
+        if group not in groups:
+            raise ValueError(
+                f"{group}: unknown group of settings{nearest(str(group), list(groups))}; known: {', '.join(groups)}"
+            )
+        _require(
+            isinstance(values, Mapping), group, values, f"a mapping of its fields: {', '.join(_types(groups[group]))}"
+        )
+        field_types = _types(groups[group])
+        for name in values:
+            if name not in field_types:
+                raise ValueError(
+                    f"{group}.{name}: unknown setting{_suggest(group, str(name))}; known: {', '.join(field_types)}"
+                )
+        converted = {name: convert(value, field_types[name], f"{group}.{name}") for name, value in values.items()}
+        changed[group] = dataclasses.replace(getattr(base, group), **converted)
+    return dataclasses.replace(base, **changed)
+
+
+def _suggest(group: str, name: str) -> str:
+    known = [f"{g.name}.{f}" for g in dataclasses.fields(Config) for f in _types(g.type)]
+    return nearest(f"{group}.{name}", known)
+
+
+def _types(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def convert(value: Any, kind: Any, setting: str) -> Any:
+    """`value`, from YAML or the command line (then a string), as the type `kind`; a fraction is a number too.
+
+    Raises:
+        ValueError: it is not such a value; the message names the setting and what is allowed.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        _require(value in arguments, setting, value, ", ".join(arguments) + nearest(str(value), arguments))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
+            return None
+        return convert(value, next(a for a in arguments if a is not type(None)), setting)
+    if origin is tuple:
+        items = value.strip("[]").split(",") if isinstance(value, str) else value
+        _require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
+        return tuple(convert(item, arguments[0], setting) for item in items if item != "")
+    if kind is bool:
+        names = {"true": True, "false": False}
+        _require(str(value).lower() in names, setting, value, "true or false")
+        return names[str(value).lower()]
+    if kind in (int, float):
+        number = None if isinstance(value, bool) else _number(value)
+        allowed = "a whole number" if kind is int else "a number or a fraction such as 8/255"
+        _require(number is not None and (kind is float or number == int(number)), setting, value, allowed)
+        return kind(number)
+    _require(isinstance(value, str), setting, value, "a text")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    try:
+        numerator, _, denominator = str(value).partition("/")
+        number = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return number if abs(number) < float("inf") else None

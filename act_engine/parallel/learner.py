@@ -1,0 +1,84 @@
+"""A learner: one model with its optimizer, learning-rate schedule and precision."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from act_engine.attack import unit_range
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Learner:
+    """One model as the trainer drives it: called for logits, then `backward`, then `step`.
+
+    Args:
+        model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
+        lr_at: learning rate as a function of the number of steps taken.
+        momentum, weight_decay: of SGD.
+        precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr_at: Callable[[int], float],
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        precision: str = "float32",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.module = model.to(device).train()
+        self.lr_at, self.steps_taken = lr_at, 0
+        self.optimizer = torch.optim.SGD(
+            self.module.parameters(), lr=lr_at(0), momentum=momentum, weight_decay=weight_decay, fused=True
+        )
+        self._autocast = AUTOCAST[precision]
+        self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "float16")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
+        with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits = self.module(unit_range(images))
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
+
+    def step(self) -> None:
+        """One optimizer step at the schedule's learning rate; the gradients are released."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps_taken += 1
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.lr_at(self.steps_taken)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed learner needs: tensors by name, and plain values."""
+        tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        return tensors, {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        prefix = "model."
+        self.module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        for name, parameter in self.module.named_parameters():
+            if f"momentum.{name}" in tensors:
+                buffer = tensors[f"momentum.{name}"].to(parameter.device, copy=True)
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.steps_taken = values["steps_taken"]
+        if values["scaler"]:
+            self._scaler.load_state_dict(values["scaler"])

@@ -1,0 +1,69 @@
+"""A run's folder: which files it holds, when it may be gone on with, and how a finished run is read back."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from act_engine.config import Config, from_mapping, read_yaml, to_mapping
+
+CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
+
+# What may differ between a run and its continuation: none of it changes a step already taken or still to come.
+FREE = ("train.max_steps", "train.log_every", "checkpoint.", "evaluate.")
+
+
+def open_run(folder: Path, config: Config, environment: dict[str, Any]) -> None:
+    """Make the folder ready for a run with this config: a new one, or the continuation of the run that it holds.
+
+    Raises:
+        ValueError: it holds a run with other settings, or files that are no run.
+        OSError: it cannot be written.
+    """
+    if (folder / CONFIG).exists():
+        difference = _difference(to_mapping(read_config(folder)), to_mapping(config))
+        if difference:
+            raise ValueError(
+                f"--output: {str(folder)!r} holds a run with other settings ({difference}); choose another folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"--output: {str(folder)!r} holds files, but no run; choose a new or empty folder")
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        write_text(folder / CONFIG, yaml.safe_dump(to_mapping(config), sort_keys=False))
+        write_json(folder / ENVIRONMENT, environment)
+    except OSError:
+        if not existed:
+            folder.rmdir()
+        raise
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved config of the run in `folder`; ValueError if there is no run."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{str(folder)!r} is no run: it has no {CONFIG}; give the --output of a training run")
+    return from_mapping(read_yaml(folder / CONFIG))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    for group, values in new.items():
+        for name, value in values.items():
+            setting = f"{group}.{name}"
+            if old[group][name] != value and not setting.startswith(FREE):
+                return f"{setting}: {old[group][name]} there, {value} here"
+    return ""
