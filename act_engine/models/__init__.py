@@ -9,8 +9,9 @@ from torch import nn
 
 from act_engine.models.layers import Normalize
 from act_engine.models.small_cnn import SmallCNN
+from act_engine.models.weights import load_weights
 
-__all__ = ["Normalize", "build_model", "model_names"]
+__all__ = ["Normalize", "build_model", "load_weights", "model_names"]
 
 
 def model_names() -> list[str]:
