@@ -47,7 +47,9 @@ def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
         name = name.replace("-", "_")
         if name not in known:
             raise ValueError(f"--{name}: unknown option{nearest(name, list(known))}; --help lists them all")
-        if not equals and (value := next(words, None)) is None:
+        if not equals:
+            value = next(words, "--")
+        if value.startswith("--"):
             raise ValueError(f"--{name}: a value is missing")
         options[name] = convert(value, known[name], f"--{name}")
     return options

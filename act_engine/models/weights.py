@@ -25,9 +25,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{str(path)!r}: not readable as plain weights ({' '.join(str(error).split())[:200]})"
-        ) from error
+        raise ValueError(f"{str(path)!r}: not plain weights ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{str(path)!r}: holds no plain state dict; save model.state_dict() alone")
     own = model.state_dict()

@@ -1,0 +1,49 @@
+# Every target sets up what it needs: a virtual environment with the tested versions, and the native extension.
+# PYTHON=python3.12 chooses the interpreter (3.10 or later), VENV=… the environment's folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := setup.py $(wildcard csrc/* csrc/*/*)
+
+.PHONY: train test bench lint setup clean
+
+train: $(VENV)/base.stamp
+	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/all.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: $(VENV)/all.stamp
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+
+setup: $(VENV)/all.stamp
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/venv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: $(PYTHON) must be Python 3.10 or later; choose one with: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first: the native build includes its headers and links against it.
+$(VENV)/torch.stamp: $(VENV)/venv.stamp constraints.txt
+	$(PIP) install --quiet -c constraints.txt torch numpy setuptools wheel ninja pybind11
+	@touch $@
+
+$(VENV)/base.stamp: $(VENV)/torch.stamp pyproject.toml $(NATIVE)
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/all.stamp: $(VENV)/base.stamp
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[all]'
+	@touch $@

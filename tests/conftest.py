@@ -1,0 +1,23 @@
+"""What every test shares."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def tiny_config():
+    """Settings of an ACT run on digits that takes a second."""
+    return {
+        "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
+        "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
+        "data": {"name": "digits", "batch_size": 256},
+        "optim": {"lr": 0.05, "schedule": "cosine"},
+        "train": {"epochs": 2, "seed": 1, "device": "cpu", "log_every": 2},
+        "evaluate": {"steps": 3, "restarts": 2},
+    }
+
+
+@pytest.fixture
+def seeded():
+    """A fixed state of PyTorch's generator."""
+    torch.manual_seed(0)
