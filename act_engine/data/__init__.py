@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
+from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 
 from act_engine.data import sources
@@ -12,7 +16,17 @@ from act_engine.data.contract import Batch, Data, Loader
 
 __all__ = ["DATA_NAMES", "Batch", "Data", "Loader", "build_data"]
 
-DATA_NAMES = ("digits",)
+DATA_NAMES = ("digits", "cifar10", "cifar100", "npz", "image_folder", "webdataset")
+AUGMENTATIONS = {
+    "digits": ("none",),
+    "cifar10": ("crop_flip", "none"),
+    "cifar100": ("crop_flip", "none"),
+    "npz": ("none", "crop_flip"),
+    "image_folder": ("resized_crop_flip", "randaugment", "none"),
+    "webdataset": ("resized_crop_flip", "randaugment", "none"),
+}  # what each data set can do; the first is its default
+
+logger = logging.getLogger(__name__)
 
 
 def build_data(
@@ -27,30 +41,102 @@ def build_data(
     rank: int = 0,
     world_size: int = 1,
     augment: str | None = None,
+    num_classes: int | None = None,
+    image_size: int = 224,
+    eval_resize: int | None = None,
+    train_sizes: Iterable[tuple[int, int]] = (),
+    bad_images: str = "error",
+    download: bool = False,
 ) -> Data:
     """Return the train and test loaders of data set `name` for this rank.
 
-    `batch_size` and `eval_batch_size` (default: the same) are images a step and process. `augment` None is the data
-    set's own: `none` for digits.
+    `path`: where the data lies. `batch_size` and `eval_batch_size` (default: the same): images a step and process.
+    `workers`: threads that read and decode. `augment` None is the data set's own (`AUGMENTATIONS`). `num_classes`:
+    checked against the data, whose own count it replaces.
+    For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
+    image_size / 0.875) the shorter side before the evaluation's centre crop, `train_sizes` pairs of (first epoch,
+    image size) in training. `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says
+    how many (also in `Data.bad_images`). `download` lets cifar10 and cifar100 be fetched into `path`.
     ValueError or FileNotFoundError name the setting that is wrong.
     """
     if name not in DATA_NAMES:
         close = difflib.get_close_matches(name, DATA_NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"data.name: unknown data set {name!r}{hint} (known: {', '.join(DATA_NAMES)})")
-    arrays = sources.digits()
-    shard = {"seed": seed, "rank": rank, "world_size": world_size}
-    train = ArrayLoader(
-        arrays.train_images,
-        arrays.train_labels,
-        batch_size,
-        shuffle=True,
-        augment=augment or "none",
-        device=device,
-        **shard,
-    )
-    test = ArrayLoader(
-        arrays.test_images, arrays.test_labels, eval_batch_size or batch_size, shuffle=False, device=device, **shard
-    )
-    height, width, channels = arrays.train_images.shape[1:]
-    return Data(train, test, arrays.num_classes, (channels, height, width))
+    augment = augment or AUGMENTATIONS[name][0]
+    if augment not in AUGMENTATIONS[name]:
+        allowed = ", ".join(AUGMENTATIONS[name])
+        raise ValueError(f"data.augment: {augment!r} given; {name} allows {allowed}")
+    if workers < 1:
+        raise ValueError(f"data.workers: {workers} given; it must be at least 1")
+    order = {"seed": seed, "rank": rank, "world_size": world_size}
+    eval_batch_size = eval_batch_size or batch_size
+
+    if name in ("image_folder", "webdataset"):
+        splits, bad, found_classes = _image_files(name, path, num_classes, workers, bad_images)
+        eval_resize = eval_resize or round(image_size / 0.875)
+        for size in (image_size, *(size for _, size in train_sizes)):
+            if size < 1:
+                raise ValueError(f"data.image_size: {size} given; it must be at least 1 pixel")
+        if eval_resize < image_size:
+            raise ValueError(f"data.eval_resize: {eval_resize} given; it must be at least image_size, {image_size}")
+        from act_engine.data.dali import DaliLoader
+
+        view: dict[str, Any] = {
+            "image_size": image_size,
+            "eval_resize": eval_resize,
+            "workers": workers,
+            "device": device,
+            **order,
+        }
+        train = DaliLoader(splits[0], batch_size, shuffle=True, augment=augment, train_sizes=train_sizes, **view)
+        test = DaliLoader(splits[1], eval_batch_size, shuffle=False, **view)
+        shape = (3, image_size, image_size)
+    else:
+        bad = []
+        if name == "digits":
+            arrays = sources.digits()
+        elif name == "npz":
+            arrays = sources.npz(path)
+        else:
+            arrays, bad = sources.cifar(name, path, download=download, workers=workers, bad_images=bad_images)
+        found_classes = arrays.num_classes
+        if num_classes is not None and num_classes < found_classes:
+            raise ValueError(f"model.num_classes: {num_classes} given, but {name} has labels up to {found_classes - 1}")
+        train = ArrayLoader(
+            arrays.train_images,
+            arrays.train_labels,
+            batch_size,
+            shuffle=True,
+            augment=augment,
+            device=device,
+            **order,
+        )
+        test = ArrayLoader(
+            arrays.test_images, arrays.test_labels, eval_batch_size, shuffle=False, device=device, **order
+        )
+        height, width, channels = arrays.train_images.shape[1:]
+        shape = (channels, height, width)
+    if bad and rank == 0:
+        logger.warning("data.bad_images: left out %d image(s); the first: %s", len(bad), bad[0])
+    return Data(train, test, num_classes or found_classes, shape, bad_images=len(bad))
+
+
+def _image_files(
+    name: str, path: str | None, num_classes: int | None, workers: int, bad_images: str
+) -> tuple[list[Any], list[str], int]:
+    """Return the checked files of both splits, a line about each bad image, and the number of classes."""
+    from act_engine.data import files
+
+    splits, bad = [], []
+    classes = None
+    for folder in files.split_folders(path, name):
+        listed = files.class_folders(folder, classes) if name == "image_folder" else files.tar_shards(folder)
+        split, bad_here = files.checked(listed, bad_images=bad_images, threads=workers)
+        classes = split.classes
+        splits.append(split)
+        bad += bad_here
+    found = len(classes) if classes is not None else int(np.max(splits[0].labels)) + 1
+    for split in splits:
+        files.require_labels_below(split, num_classes or found)
+    return splits, bad, found

@@ -43,9 +43,13 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """The two splits of a data set and what a model needs to know of them; `image_shape` is (C, H, W)."""
+    """The two splits of a data set and what a model needs to know of them.
+
+    `image_shape` is (C, H, W); `bad_images` counts the unusable ones that were left out of both splits.
+    """
 
     train: Loader
     test: Loader
     num_classes: int
     image_shape: tuple[int, int, int]
+    bad_images: int = 0

@@ -78,9 +78,9 @@ class OrderedLoader(ABC):
             return np.arange(self.num_samples)
         return self.random(epoch, stream=0).permutation(self.num_samples)
 
-    def random(self, epoch: int, stream: int) -> np.random.Generator:
-        """Return the generator of one kind of draw (`stream`) of one epoch: a function of (seed, epoch, stream)."""
-        return np.random.default_rng([self.seed, epoch, stream])
+    def random(self, epoch: int, stream: int, step: int = 0) -> np.random.Generator:
+        """Return the generator of one kind of draw (`stream`) of an epoch or step: a function of these and the seed."""
+        return np.random.default_rng([self.seed, epoch, stream, step])
 
     def span(self, step: int) -> slice:
         """Return where in the global order of an epoch this rank's batch number `step` lies."""

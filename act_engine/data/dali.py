@@ -1,0 +1,236 @@
+"""Image files streamed through NVIDIA DALI: decoded, cropped and augmented in C++ or on the GPU, ahead of the step.
+
+Every random choice (order, crop, flip, RandAugment's operations) is drawn here, by (seed, epoch, step), and fed to
+DALI, whose own operators are all deterministic. So an epoch is a full shuffle, a position is all that a checkpoint
+needs, and the batches do not depend on DALI's version or on the number of ranks that share a global batch.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from act_engine.data.contract import Batch
+from act_engine.data.crops import centre_crops, random_resized_crops
+from act_engine.data.files import ImageFiles
+from act_engine.data.order import OrderedLoader
+
+PREFETCH = 2  # batches decoded ahead
+READ_AHEAD = 2  # batches of encoded images read ahead of the decoder
+RAND_AUGMENT_OPERATIONS, RAND_AUGMENT_MAGNITUDE, RAND_AUGMENT_BINS = 2, 9, 31  # the usual ImageNet setting
+# room that decoding buffers are given from the start, so that no image of ImageNet makes them grow during training
+DECODER_MEMORY = {
+    "device_memory_padding": 211025920,
+    "host_memory_padding": 140544512,
+    "preallocate_width_hint": 5980,
+    "preallocate_height_hint": 6430,
+}
+
+
+class DaliLoader(OrderedLoader):
+    """Batches of `files` as uint8 images `[B, 3, image_size, image_size]`, channels_last, on `device`.
+
+    Train: a random resized crop, decoded as a region, and a flip; `augment="randaugment"` adds RandAugment (2
+    operations, magnitude 9 of 31); `"none"` shows the evaluation's view instead. `train_sizes`, pairs of (first epoch,
+    image size), changes the size as training goes on. On a GPU it decodes there. Test: the shorter side resized to
+    `eval_resize`, centre crop, always decoded on the CPU, so that an evaluation does not depend on the machine.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        batch_size: int,
+        *,
+        image_size: int,
+        eval_resize: int,
+        augment: str = "none",
+        train_sizes: Iterable[tuple[int, int]] = (),
+        workers: int = 2,
+        device: str | torch.device = "cpu",
+        **order: Any,
+    ) -> None:
+        super().__init__(len(files), batch_size, **order)
+        self.files = files
+        self.image_size = image_size
+        self.eval_resize = eval_resize
+        self.augment = augment
+        self.train_sizes = sorted(train_sizes)
+        self.device = torch.device(device)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-images")
+        self._feed: Iterator[list[Any]] = iter(())
+        build = _centre_pipeline if augment == "none" else _train_pipeline
+        on_gpu = self.device.type == "cuda" and augment != "none"
+        device_id = torch.empty(0, device=self.device).get_device() if on_gpu else None
+        self._pipeline = build(
+            lambda: next(self._feed),
+            rand_augment=augment == "randaugment",
+            image_size=image_size,
+            batch_size=batch_size,
+            num_threads=workers,
+            device_id=device_id,
+            prefetch_queue_depth=PREFETCH,
+        )
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        order = self.positions(epoch)
+        self._drain()
+        self._feed = self._inputs(epoch, order, first_step)
+        for step in range(first_step, len(self)):
+            labels = torch.from_numpy(self.files.labels[order[self.span(step)]])
+            yield Batch(self._next_images(order[self.span(step)]), labels.to(self.device))
+
+    def size_at(self, epoch: int) -> int:
+        """Return the image size of pass `epoch`."""
+        return next((size for first, size in reversed(self.train_sizes) if epoch >= first), self.image_size)
+
+    def _next_images(self, chosen: np.ndarray) -> torch.Tensor:
+        stream = torch.cuda.current_stream(self.device) if self._pipeline.device_id is not None else None
+        try:
+            (images,) = self._pipeline.run(stream)
+        except RuntimeError as error:
+            undecodable = self._undecodable(chosen)
+            if undecodable is None:
+                raise
+            raise ValueError(f"data.path: {undecodable}; repair or remove it") from error
+        return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2).to(self.device, non_blocking=True)
+
+    def _inputs(self, epoch: int, order: np.ndarray, first_step: int) -> Iterator[list[Any]]:
+        """Yield what the pipeline is fed for each step, while the next steps' files are being read."""
+        reading: deque[tuple[int, Iterator[np.ndarray]]] = deque()
+        steps = iter(range(first_step, len(self)))
+        while True:
+            while len(reading) <= READ_AHEAD and (step := next(steps, None)) is not None:
+                reading.append((step, self._pool.map(self.files.read, order[self.span(step)])))
+            if not reading:
+                return
+            step, encoded = reading.popleft()
+            sizes = self.files.sizes[order[self.span(step)]]
+            geometry = self._centre(sizes) if self.augment == "none" else self._draw(epoch, step, order)
+            yield [list(encoded), *geometry]
+
+    def _centre(self, sizes: np.ndarray) -> list[np.ndarray]:
+        resized, corner = centre_crops(sizes, self.eval_resize, self.image_size)
+        return [resized.astype(np.float32), corner]
+
+    def _draw(self, epoch: int, step: int, order: np.ndarray) -> list[np.ndarray]:
+        """Draw for the whole global batch, so that the draws do not depend on how ranks share it; return our part."""
+        count = self.batch_size * self.world_size
+        together = order[step * count : (step + 1) * count]
+        random = self.random(epoch, stream=1, step=step)
+        ours = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        crops = random_resized_crops(random, self.files.sizes[together])[ours]
+        flips = random.integers(0, 2, count, dtype=np.int32)[ours]
+        sizes = np.full((self.batch_size, 2), self.size_at(epoch), np.float32)
+        if self.augment != "randaugment":
+            return [crops, flips, sizes]
+        operations = random.random((count, RAND_AUGMENT_OPERATIONS), dtype=np.float32)[ours]
+        signs = random.integers(0, 2, (count, RAND_AUGMENT_OPERATIONS), dtype=np.int32)[ours]
+        return [crops, flips, sizes, operations, signs]
+
+    def _drain(self) -> None:
+        """Take the batches that an unfinished epoch left in the pipeline out of it."""
+        self._feed = iter(())
+        while True:
+            try:
+                self._pipeline.run()
+            except StopIteration:
+                self._pipeline.reset()
+                return
+
+    def _undecodable(self, chosen: np.ndarray) -> str | None:
+        """Return a line naming the first of the images that PIL cannot decode either, which DALI does not name."""
+        from PIL import Image
+
+        for index in chosen:
+            try:
+                Image.open(io.BytesIO(self.files.read(index).tobytes())).load()
+            except (OSError, SyntaxError, ValueError) as problem:
+                return f"{self.files.names[index]} cannot be decoded ({problem})"
+        return None
+
+
+def _train_pipeline(source: Any, *, rand_augment: bool, image_size: int, **options: Any) -> Any:
+    fn, types, pipeline_def = _import_dali()
+
+    @pipeline_def(enable_conditionals=rand_augment, **options)
+    def pipeline() -> Any:
+        dtypes = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
+        dimensions = [1, 1, 0, 1, 1, 1]
+        count = 6 if rand_augment else 4
+        encoded, crop, flip, size, *draws = fn.external_source(
+            source, num_outputs=count, dtype=dtypes[:count], ndim=dimensions[:count]
+        )
+        on_gpu = options["device_id"] is not None
+        images = fn.decoders.image_slice(
+            encoded,
+            crop[0:2],
+            crop[2:4],
+            axis_names="HW",
+            adjust_orientation=False,  # as torchvision reads them, and as the sizes in the headers are meant
+            device="mixed" if on_gpu else "cpu",
+            **(DECODER_MEMORY if on_gpu else {}),
+        )
+        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+        images = fn.flip(images, horizontal=flip)
+        return _rand_augment(images, *draws) if rand_augment else images
+
+    return pipeline()
+
+
+def _rand_augment(images: Any, operations: Any, signs: Any) -> Any:
+    """Apply RandAugment (Cubuk et al., 2020) with DALI's operations, chosen by `operations` in [0, 1) and `signs`."""
+    from nvidia.dali import fn, types
+    from nvidia.dali.auto_aug.core import select, signed_bin
+    from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
+
+    suite = get_rand_augment_suite()
+    chosen = fn.cast(operations * len(suite), dtype=types.INT32)
+    bins = signed_bin(RAND_AUGMENT_MAGNITUDE, random_sign=signs)
+    for number in range(RAND_AUGMENT_OPERATIONS):
+        images = select(
+            suite,
+            chosen[number],
+            data=images,
+            magnitude_bin=bins[number],
+            num_magnitude_bins=RAND_AUGMENT_BINS,
+            fill_value=128,
+            interp_type=None,
+        )
+    return images
+
+
+def _centre_pipeline(source: Any, *, rand_augment: bool, image_size: int, **options: Any) -> Any:
+    fn, types, pipeline_def = _import_dali()
+
+    @pipeline_def(**options)
+    def pipeline() -> Any:
+        encoded, size, corner = fn.external_source(
+            source, num_outputs=3, dtype=[types.UINT8, types.FLOAT, types.INT32], ndim=1
+        )
+        images = fn.decoders.image(encoded, adjust_orientation=False)
+        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.slice(images, start=corner, shape=[image_size, image_size], axes=[0, 1])
+
+    return pipeline()
+
+
+def _import_dali() -> tuple[Any, Any, Any]:
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError:
+        raise ValueError(
+            'data.name: reading image files needs NVIDIA DALI: pip install "act-engine[imagenet]"'
+        ) from None
+    return fn, types, pipeline_def
+
+
+def decoded(files: ImageFiles, *, image_size: int, workers: int) -> np.ndarray:
+    """Decode all of `files` into memory, `[N, image_size, image_size, 3]` uint8, as the evaluation would show them."""
+    loader = DaliLoader(files, 256, image_size=image_size, eval_resize=image_size, workers=workers, shuffle=False)
+    return np.concatenate([batch.images.permute(0, 2, 3, 1).numpy() for batch in loader.epoch(0)])
