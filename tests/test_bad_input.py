@@ -1,4 +1,4 @@
-"""A user's mistake gets one line that names setting, value and what is allowed, exit code 2, and leaves nothing behind."""
+"""A user's mistake gets one line naming setting, value and what is allowed, exit code 2, and leaves nothing behind."""
 
 import os
 

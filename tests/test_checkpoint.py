@@ -62,7 +62,7 @@ def test_any_damage_is_noticed_and_the_one_before_is_used(tmp_path, damage, name
 
 def test_no_whole_checkpoint_is_one_clear_line(tmp_path):
     truncate(save(tmp_path, 1) / "state.json")
-    with pytest.raises(ValueError, match="no checkpoint of 1 is whole; remove the folder"):
+    with pytest.raises(ValueError, match="none of its 1 checkpoints is whole; remove the folder"):
         load(tmp_path)
 
 
@@ -98,7 +98,7 @@ class Bomb:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_pickle_bomb_executes_nothing(tmp_path, suffix):
     weights, mark = tmp_path / f"weights{suffix}", tmp_path / "executed"
-    weights.write_bytes(pickle.dumps({"fc.weight": Bomb(str(mark))}))
+    weights.write_bytes(pickle.dumps({"fc.weight": Bomb(str(mark))}, protocol=2))
     model = build_model("small_cnn", num_classes=10, image_shape=(1, 8, 8))
     with pytest.raises(ValueError, match="not plain weights"):
         load_weights(model, weights)

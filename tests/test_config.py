@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from pathlib import Path
 
 import pytest
 import yaml
@@ -62,7 +63,7 @@ def test_every_setting_is_explained_with_its_default(capsys):
     for group, kind in typing.get_type_hints(Config).items():
         for name in typing.get_type_hints(kind):
             assert f"--{group}.{name.replace('_', '-')}" in text
-    source = open(config_module.__file__, encoding="utf-8").read()
+    source = Path(config_module.__file__).read_text("utf-8")
     fields = [f for g in dataclasses.fields(Config) for f in dataclasses.fields(g.type)]
     for field in fields:
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()

@@ -29,7 +29,8 @@ for package in (act_engine, act_kernels):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 assert not torch.cuda.is_initialized()
-heavy = {"nvidia.dali", "deepspeed", "timm", "torchvision", "pyautoattack", "matplotlib", "tyro", "sklearn"} & set(sys.modules)
+optional = {"nvidia.dali", "deepspeed", "timm", "torchvision", "pyautoattack", "matplotlib", "tyro", "sklearn"}
+heavy = optional & set(sys.modules)
 assert not heavy, heavy
 """
 

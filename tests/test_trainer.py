@@ -136,7 +136,7 @@ def test_every_objective_trains(tiny_config, tmp_path, objective):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_trains(tiny_config, tmp_path, precision):
-    settings = {**tiny_config, "evaluate": {"attack": "none"}}
+    settings = {**tiny_config, "data": {"name": "digits", "batch_size": 32}, "evaluate": {"attack": "none"}}
     run(settings, tmp_path / "run", precision=precision, max_steps=6)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert records[-1]["robust_loss"] < records[0]["robust_loss"]
