@@ -72,6 +72,12 @@ class AttackConfig:
     loss: Literal["auto", "kl", "ce", "mixed"] = "auto"
     """What the attack maximises: kl (to the target's output), ce (to the labels), mixed (both, as ACT was released),
     auto (the objective's own)."""
+    view: bool = True
+    """Attack a frozen, faster copy of the model (as the settings around this one say), not the model itself."""
+    fold_batchnorm: bool = True
+    """With view: take BatchNorm into the layer before it, as eval mode allows."""
+    cuda_graph: bool = True
+    """On a GPU, with view: record the attack's loop once as a CUDA graph and replay it."""
 
     def __post_init__(self) -> None:
         _require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
@@ -151,6 +157,10 @@ class TrainConfig:
     """Arithmetic of the models' passes (autocast below float32); weights, losses and images stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
+    channels_last: bool = True
+    """Keep images and convolutions in the channels_last layout, which their kernels prefer."""
+    compile: bool = False
+    """torch.compile the models: costs minutes at the start, saves time and memory in every step."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from act_engine import checkpoint, environment
-from act_engine.attack import Attack
+from act_engine.attack import Attack, AttackView, LiveView
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
 from act_engine.evaluation import evaluate_models, format_table
@@ -120,17 +120,28 @@ class Trainer:
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             precision=train.precision,
+            channels_last=train.channels_last,
+            compile=train.compile,
             device=device,
         )
 
     def _attack(self) -> Attack | None:
         if self.objective.attack_loss == "none":
             return None
-        settings, robust = self.config.attack, self.learners["robust"]
+        settings, train, robust = self.config.attack, self.config.train, self.learners["robust"]
+        if settings.view:
+            view: AttackView | LiveView = AttackView(
+                robust.module,
+                precision=train.precision,
+                fold=settings.fold_batchnorm,
+                channels_last=train.channels_last,
+                compile=train.compile,
+            )
+        else:
+            view = LiveView(robust.module, robust)
         kl_weight, ce_weight = self.objective.attack_weights(settings.loss, self.config.data.batch_size)
         return Attack(
-            robust.module,
-            robust,
+            view,
             kl_weight=kl_weight,
             ce_weight=ce_weight,
             start=settings.start,
@@ -139,6 +150,7 @@ class Trainer:
             eps=settings.eps,
             norm=settings.norm,
             generator=self.generator,
+            cuda_graph=settings.cuda_graph and settings.view,
         )
 
     def _batches(self, clock: Stopwatch) -> Iterator[Batch]:

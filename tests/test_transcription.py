@@ -13,19 +13,20 @@ from act_engine.trainer import Trainer, stream
 EPS, STEP_SIZE, STEPS, LR, MOMENTUM, DECAY = 0.15, 0.0375, 4, 0.1, 0.9, 5e-4
 
 
-def make_trainer(folder, objective, attack):
+def make_trainer(folder, objective, attack, train=()):
     config = from_mapping(
         {
             "objective": objective,
             "attack": {"eps": EPS, "step_size": STEP_SIZE, "steps": STEPS, **attack},
             "data": {"name": "digits", "batch_size": 32},
             "optim": {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "schedule": "constant"},
-            "train": {"epochs": 1, "seed": 3, "device": "cpu"},
+            "train": {"epochs": 1, "seed": 3, "device": "cpu", **dict(train)},
         }
     )
     trainer = Trainer(config, folder)
     for learner in trainer.learners.values():
         learner.module.double()
+    trainer.attack = trainer._attack()  # its view copies the models as they are now
     return trainer
 
 
@@ -122,13 +123,21 @@ METHODS = {
 }
 
 
+SPEED_UPS = {
+    "none": ({"view": False}, {"channels_last": False}),
+    "all exact": ({"view": True, "fold_batchnorm": True}, {"channels_last": True}),
+}
+
+
+@pytest.mark.parametrize("speed_ups", SPEED_UPS)
 @pytest.mark.parametrize("method", METHODS)
-def test_training_steps_equal_the_formulas(method, tmp_path, monkeypatch):
+def test_training_steps_equal_the_formulas(method, speed_ups, tmp_path, monkeypatch):
     objective, attack, plain_step = METHODS[method]
-    trainer = make_trainer(tmp_path / "run", objective, attack)
+    fast_attack, fast_train = SPEED_UPS[speed_ups]
+    trainer = make_trainer(tmp_path / "run", objective, {**attack, **fast_attack}, fast_train)
     seen = []
     call = Attack.__call__
-    monkeypatch.setattr(Attack, "__call__", lambda *arguments: seen.append(call(*arguments)) or seen[-1])
+    monkeypatch.setattr(Attack, "__call__", lambda *arguments: seen.append(call(*arguments).clone()) or seen[-1])
     models = {name: copy.deepcopy(learner.module) for name, learner in trainer.learners.items()}
     buffers = {name: {} for name in models}
     for step, (images, labels) in zip(range(3), trainer.data.train.epoch(0), strict=False):

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from act_engine.attack.frozen import frozen_eval
 from act_engine.attack.pixels import unit_range
-from act_kernels import attack_grad, pgd_step, random_start
+from act_kernels import pgd_step, random_start
 
 
 def pgd(
@@ -27,19 +26,18 @@ def pgd(
     logits, so no loss value and no parameter gradient is ever computed.
 
     Args:
-        model: images to logits [B, classes]; frozen and in eval mode (`frozen_eval`).
+        model: images to logits [B, classes]; frozen and in eval mode (`AttackView`, `LiveView`).
         x: clean images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255.
-        x_start: the first iterate, float, same shape; not modified.
+        x_start: the first iterate, float, same shape; it is overwritten with the result.
         logit_grad: logits to the gradient of the attack's loss with respect to them.
         steps: iterations.
         step_size, eps: in [0, 1] pixel units.
         norm: ``"linf"`` or ``"l2"``.
     """
-    x_adv = x_start
     for _ in range(steps):
-        _, gradient = input_gradient(model, x_adv, logit_grad)
-        x_adv = pgd_step(x_adv, gradient, x, step_size, eps, norm=norm)
-    return x_adv
+        _, gradient = input_gradient(model, x_start, logit_grad)
+        pgd_step(x_start, gradient, x, step_size, eps, norm=norm, inplace=True)
+    return x_start
 
 
 def input_gradient(
@@ -58,55 +56,3 @@ def first_iterate(x: Tensor, eps: float, norm: str, start: str, generator: torch
     if start == "none":
         return unit_range(x).clone()
     return random_start(x, eps, norm=norm, kind=start, generator=generator)
-
-
-class Attack:
-    """The inner maximisation of a training step: PGD on one model towards one mix of KL and cross-entropy.
-
-    Args:
-        model: the attacked model, as its train-mode module.
-        forward: the same model as a function of images, with the precision of the training.
-        kl_weight: weight of KL(softmax(target_logits) ‖ softmax(model(x'))), summed over the batch.
-        ce_weight: weight of the cross-entropy to the labels, summed over the batch.
-        start: ``"gaussian"`` (x + 0.001 · N(0, 1), not projected), ``"uniform"`` in the ball, or ``"none"``.
-        steps, step_size, eps, norm: as `pgd`.
-        generator: source of the start's noise, on the images' device; reseed it to repeat a draw.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        *,
-        kl_weight: float,
-        ce_weight: float,
-        start: str,
-        steps: int,
-        step_size: float,
-        eps: float,
-        norm: str = "linf",
-        generator: torch.Generator,
-    ) -> None:
-        self.model, self.forward = model, forward
-        self.kl_weight, self.ce_weight = kl_weight, ce_weight
-        self.start, self.generator = start, generator
-        self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
-
-    def clean_logits(self, x: Tensor) -> Tensor:
-        """Logits [B, classes] of the attacked model on clean images, in eval mode and without a graph."""
-        with frozen_eval(self.model), torch.no_grad():
-            return self.forward(x)
-
-    def __call__(self, x: Tensor, labels: Tensor, target_logits: Tensor | None = None) -> Tensor:
-        """Adversarial images for clean images `x` [B, C, H, W]; `target_logits` [B, classes] if the KL has weight."""
-        if target_logits is None and self.kl_weight:
-            raise ValueError("target_logits: the attack maximises a KL term and needs the target's logits; got None")
-        target = None if target_logits is None else target_logits.detach()
-
-        def logit_grad(logits: Tensor) -> Tensor:
-            other = logits if target is None else target
-            return attack_grad(logits, other, labels, kl_weight=self.kl_weight, ce_weight=self.ce_weight)
-
-        x_start = first_iterate(x, self.settings["eps"], self.settings["norm"], self.start, self.generator)
-        with frozen_eval(self.model):
-            return pgd(self.forward, x, x_start, logit_grad, **self.settings)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import first_iterate, frozen_eval, input_gradient, unit_range
+from act_engine.attack import AttackView, first_iterate, input_gradient
 from act_kernels import attack_grad, pgd_step
 
 
@@ -54,34 +54,30 @@ def evaluate(
     is at most the customary last-iterate figure, and an image that has failed costs nothing more.
 
     Args:
-        model: images in [0, 1] to logits [B, classes]; put in eval mode and frozen for the time of the call.
+        model: images in [0, 1] to logits [B, classes]; measured through an `AttackView`, itself left untouched.
         attack: None measures clean accuracy alone.
         seed: of the random starts; each batch and restart has its own stream.
         on_batch: told the number of images done after each batch.
     """
+    view = AttackView(model)
     samples = clean = robust = 0
-
-    def forward(images: Tensor) -> Tensor:
-        return model(unit_range(images)).float()
-
-    with frozen_eval(model):
-        for index, (images, labels) in enumerate(batches):
-            with torch.no_grad():
-                survives = forward(images).argmax(1) == labels
-            samples, clean = samples + len(labels), clean + int(survives.sum())
-            if attack is not None:
-                for restart in range(attack.restarts):
-                    generator = torch.Generator(images.device).manual_seed(seed * 1_000_003 + index * 1_009 + restart)
-                    _drop_fooled(forward, images, labels, survives, attack, generator)
-                robust += int(survives.sum())
-            on_batch(len(labels))
+    for index, (images, labels) in enumerate(batches):
+        with torch.no_grad():
+            survives = view(images).argmax(1) == labels
+        samples, clean = samples + len(labels), clean + int(survives.sum())
+        if attack is not None:
+            for restart in range(attack.restarts):
+                generator = torch.Generator(images.device).manual_seed(seed * 1_000_003 + index * 1_009 + restart)
+                _drop_fooled(view, images, labels, survives, attack, generator)
+            robust += int(survives.sum())
+        on_batch(len(labels))
     if not samples:
         raise ValueError("the evaluation data is empty")
     return Accuracy(samples, clean, robust if attack is not None else None)
 
 
 def _drop_fooled(
-    forward: Callable[[Tensor], Tensor],
+    view: AttackView,
     images: Tensor,
     labels: Tensor,
     survives: Tensor,
@@ -95,14 +91,14 @@ def _drop_fooled(
     for _ in range(attack.steps):
         if not len(index):
             return
-        logits, gradient = input_gradient(forward, x_adv, lambda logits, y=y: _cross_entropy_grad(logits, y))
+        logits, gradient = input_gradient(view, x_adv, lambda logits, y=y: _cross_entropy_grad(logits, y))
         x_adv = pgd_step(x_adv, gradient, x, attack.step_size, attack.eps, norm=attack.norm)
         right = logits.argmax(1) == y
         if not right.all():
             survives[index[~right]] = False
             index, x, y, x_adv = index[right], x[right], y[right], x_adv[right]
     with torch.no_grad():
-        right = forward(x_adv).argmax(1) == y
+        right = view(x_adv).argmax(1) == y
     survives[index[~right]] = False
 
 

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import unit_range
-
-AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from act_engine.attack import AUTOCAST, unit_range
 
 
 class Learner:
@@ -18,6 +16,8 @@ class Learner:
         model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
         lr_at: learning rate as a function of the number of steps taken.
         momentum, weight_decay: of SGD.
+        channels_last: keep images and convolution weights in that layout.
+        compile: run the model through torch.compile.
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
     """
 
@@ -29,9 +29,13 @@ class Learner:
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         precision: str = "float32",
+        channels_last: bool = False,
+        compile: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.module = model.to(device).train()
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.module = model.to(device, memory_format=self._memory_format).train()
+        self._forward = torch.compile(self.module) if compile else self.module
         self.lr_at, self.steps_taken = lr_at, 0
         self.optimizer = torch.optim.SGD(
             self.module.parameters(), lr=lr_at(0), momentum=momentum, weight_decay=weight_decay, fused=True
@@ -41,8 +45,9 @@ class Learner:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
+        images = unit_range(images).contiguous(memory_format=self._memory_format)
         with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            logits = self.module(unit_range(images))
+            logits = self._forward(images)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def backward(self, loss: Tensor) -> None:

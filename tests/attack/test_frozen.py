@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from act_engine.attack import Attack, frozen_eval
+from act_engine.attack import Attack, AttackView, LiveView, frozen_eval
 from act_engine.models import build_model
 
 
@@ -17,10 +17,10 @@ def model(seeded):
     return model
 
 
-def make_attack(model, forward):
+def make_attack(view):
     generator = torch.Generator().manual_seed(0)
     settings = {"steps": 3, "step_size": 0.05, "eps": 0.15}
-    return Attack(model, forward, kl_weight=1.0, ce_weight=0.0, start="gaussian", generator=generator, **settings)
+    return Attack(view, kl_weight=1.0, ce_weight=0.0, start="gaussian", generator=generator, **settings)
 
 
 def snapshot(model):
@@ -46,20 +46,22 @@ class HalfWay(Exception):
 
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_attack_leaves_no_trace(model, raises, with_gradients):
+@pytest.mark.parametrize("kind", ["live", "view"])
+def test_attack_leaves_no_trace(model, kind, raises, with_gradients):
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
     if with_gradients:
         model(images).sum().backward()
     calls = []
 
-    def forward(x):
-        calls.append(model.training)
+    def watch(module, inputs):
+        calls.append(module.training)
         if raises and len(calls) == 2:
             raise HalfWay
-        return model(x)
 
+    view = LiveView(model, model) if kind == "live" else AttackView(model)
     before = snapshot(model)
-    attack = make_attack(model, forward)
+    watched = (model if kind == "live" else view.module).register_forward_pre_hook(watch)
+    attack = make_attack(view)
     target = torch.randn(8, 10)
     if raises:
         with pytest.raises(HalfWay):
@@ -70,6 +72,7 @@ def test_attack_leaves_no_trace(model, raises, with_gradients):
         assert 0 < (x_adv - images).abs().max() <= 0.15 + 1e-6
     assert calls
     assert not any(calls)
+    watched.remove()
     assert_same(before, snapshot(model))
 
 
@@ -83,4 +86,4 @@ def test_frozen_model_has_no_parameter_gradient(model):
 
 def test_kl_attack_without_target_is_refused(model):
     with pytest.raises(ValueError, match="target_logits"):
-        make_attack(model, model)(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+        make_attack(LiveView(model, model))(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))

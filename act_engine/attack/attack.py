@@ -1,0 +1,69 @@
+"""The inner maximisation of a training step."""
+
+import torch
+from torch import Tensor
+
+from act_engine.attack.graph import GraphedLoop
+from act_engine.attack.pgd import first_iterate, pgd
+from act_engine.attack.view import AttackView, LiveView
+from act_kernels import attack_grad
+
+
+class Attack:
+    """PGD on one model towards one mix of KL and cross-entropy.
+
+    Args:
+        view: how the attacked model is seen: `AttackView` (fast) or `LiveView` (the model itself).
+        kl_weight: weight of KL(softmax(target_logits) ‖ softmax(model(x'))), summed over the batch.
+        ce_weight: weight of the cross-entropy to the labels, summed over the batch.
+        start: ``"gaussian"`` (x + 0.001 · N(0, 1), not projected), ``"uniform"`` in the ball, or ``"none"``.
+        steps, step_size, eps, norm: as `pgd`.
+        generator: source of the start's noise, on the images' device; reseed it to repeat a draw.
+        cuda_graph: on a GPU, record the loop once for each shape and replay it.
+    """
+
+    def __init__(
+        self,
+        view: AttackView | LiveView,
+        *,
+        kl_weight: float,
+        ce_weight: float,
+        start: str,
+        steps: int,
+        step_size: float,
+        eps: float,
+        norm: str = "linf",
+        generator: torch.Generator,
+        cuda_graph: bool = False,
+    ) -> None:
+        self.view = view
+        self.kl_weight, self.ce_weight = kl_weight, ce_weight
+        self.start, self.generator = start, generator
+        self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
+        self._graphs = GraphedLoop(self._loop) if cuda_graph else None
+
+    def clean_logits(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of the attacked model on clean images, in eval mode and without a graph."""
+        with self.view.ready(), torch.no_grad():
+            return self.view(x)
+
+    @torch.profiler.record_function("attack")
+    def __call__(self, x: Tensor, labels: Tensor, target_logits: Tensor | None = None) -> Tensor:
+        """Adversarial images for clean images `x` [B, C, H, W]; `target_logits` [B, classes] if the KL has weight.
+
+        The result may live in a buffer of the attack's: it stands until the next call.
+        """
+        if target_logits is None and self.kl_weight:
+            raise ValueError("target_logits: the attack maximises a KL term and needs the target's logits; got None")
+        target = None if target_logits is None else target_logits.detach()
+        x_start = first_iterate(x, self.settings["eps"], self.settings["norm"], self.start, self.generator)
+        loop = self._graphs if self._graphs is not None and x.is_cuda else self._loop
+        with self.view.ready():
+            return loop(x, x_start, labels, target)
+
+    def _loop(self, x: Tensor, x_start: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
+        def logit_grad(logits: Tensor) -> Tensor:
+            other = logits if target is None else target
+            return attack_grad(logits, other, labels, kl_weight=self.kl_weight, ce_weight=self.ce_weight)
+
+        return pgd(self.view, x, x_start, logit_grad, **self.settings)
