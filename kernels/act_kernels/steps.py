@@ -36,7 +36,8 @@ def pgd_step(
         inplace: write into x_adv and return it; it must not share memory with x or grad.
 
     Returns the new images in x_adv's dtype and layout, without autograd history: computed in float32 (float64 for
-    float64 images) and rounded once. NaN in x_adv or x gives NaN; a NaN gradient counts as 0 (as torch.sign has it).
+    float64 images) and rounded once. NaN in x_adv or x gives NaN. A NaN in the gradient
+    counts as 0 for linf (as torch.sign has it) and makes its whole sample NaN for l2.
     Contiguous and channels_last operands of one layout are read as they are; any other operand is first copied to
     x_adv's layout. Raises ValueError or TypeError naming the argument; a negative eps inside a GPU tensor is not
     looked for, since that would stop the host.

@@ -33,7 +33,7 @@ def pgd_step(
         projected = torch.minimum(torch.maximum(moved, x - eps), x + eps)
     else:
         length = _norm(grad)
-        unit = torch.where(length > 0, grad.to(torch.float64) / length, 0.0).to(dtype)
+        unit = torch.where(length != 0, grad.to(torch.float64) / length, 0.0).to(dtype)
         delta = x_adv.to(dtype) + step_size * unit - x
         length = _norm(delta)
         projected = x + delta * torch.where(length > eps, eps / length, 1.0).to(dtype)
