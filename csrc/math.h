@@ -59,28 +59,27 @@ ACT_HD V l2_project(V x, V delta, float shrink, V lower, V upper) {
   return clip(x + shrink * delta, lower, upper);
 }
 
-// Sums over one row of the logit matrices z and t. With a = z − max z, b = t − max t and the temperature T:
+// Sums over one row of the logit matrices z and t. With a = z − max z, b = t − max t and the temperature T. In double: the
+// divergence of two similar rows is a small difference of large sums.
 struct RowSums {
-  float exp_a;    // Σ exp(a)
-  float exp_b;    // Σ exp(b)
-  float exp_a_T;  // Σ exp(a / T)
-  float exp_b_T;  // Σ exp(b / T)
-  float cross_a;  // Σ exp(a / T) · (a − b) / T
-  float cross_b;  // Σ exp(b / T) · (b − a) / T
-  float total_a;  // Σ a
-  float total_b;  // Σ b
+  double exp_a;    // Σ exp(a)
+  double exp_b;    // Σ exp(b)
+  double exp_a_T;  // Σ exp(a / T)
+  double exp_b_T;  // Σ exp(b / T)
+  double cross_a;  // Σ exp(a / T) · (a − b) / T
+  double cross_b;  // Σ exp(b / T) · (b − a) / T
+  double total_a;  // Σ a
+  double total_b;  // Σ b
 };
 
 // KL(p ‖ q) of two softmaxes from the sums above: p ∝ exp(u), q ∝ exp(v), cross = Σ exp(u) · (u − v).
-ACT_HD float kl_divergence(float cross, float sum_u, float sum_v) {
-  return cross / sum_u - logf(sum_u) + logf(sum_v);
+ACT_HD double kl_divergence(double cross, double sum_u, double sum_v) {
+  return cross / sum_u - log(sum_u / sum_v);
 }
 
 // Cross-entropy with label smoothing s: − Σ u log p, u = (1 − s) · onehot + s / classes, from a = logits − max.
-ACT_HD float cross_entropy(float sum_exp, float a_label, float total_a, float smoothing, int64_t classes) {
-  const float log_sum = logf(sum_exp);
-  const float hard = log_sum - a_label;
-  return smoothing == 0.0f ? hard : (1.0f - smoothing) * hard + smoothing * (log_sum - total_a / static_cast<float>(classes));
+ACT_HD double cross_entropy(double sum_exp, double a_label, double total_a, double smoothing, int64_t classes) {
+  return log(sum_exp) - (1.0 - smoothing) * a_label - smoothing * total_a / static_cast<double>(classes);
 }
 
 // Gradient to the logits z of scale · (ce · CE(z) + kl · T² · KL(t ‖ z)), t constant, for one row: every logit gets
@@ -94,13 +93,14 @@ struct StudentTerms {
 };
 
 ACT_HD StudentTerms student_terms(
-    float scale, float ce, float kl, float T, float smoothing, int64_t classes, float exp_own, float exp_own_T, float exp_other_T) {
+    double scale, double ce, double kl, double T, double smoothing, int64_t classes,
+    double exp_own, double exp_own_T, double exp_other_T) {
   return {
-      scale * ce / exp_own,
-      scale * kl * T / exp_own_T,
-      scale * kl * T / exp_other_T,
-      scale * ce * smoothing / static_cast<float>(classes),
-      scale * ce * (1.0f - smoothing),
+      static_cast<float>(scale * ce / exp_own),
+      static_cast<float>(scale * kl * T / exp_own_T),
+      static_cast<float>(scale * kl * T / exp_other_T),
+      static_cast<float>(scale * ce * smoothing / static_cast<double>(classes)),
+      static_cast<float>(scale * ce * (1.0 - smoothing)),
   };
 }
 
@@ -120,13 +120,14 @@ struct TeacherTerms {
 };
 
 ACT_HD TeacherTerms teacher_terms(
-    float scale, float ce, float kl, float T, float smoothing, int64_t classes, float exp_own, float exp_own_T, float cross) {
+    double scale, double ce, double kl, double T, double smoothing, int64_t classes,
+    double exp_own, double exp_own_T, double cross) {
   return {
-      scale * ce / exp_own,
-      scale * kl * T / exp_own_T,
-      cross / exp_own_T,
-      scale * ce * smoothing / static_cast<float>(classes),
-      scale * ce * (1.0f - smoothing),
+      static_cast<float>(scale * ce / exp_own),
+      static_cast<float>(scale * kl * T / exp_own_T),
+      static_cast<float>(cross / exp_own_T),
+      static_cast<float>(scale * ce * smoothing / static_cast<double>(classes)),
+      static_cast<float>(scale * ce * (1.0 - smoothing)),
   };
 }
 

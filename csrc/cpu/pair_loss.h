@@ -50,7 +50,8 @@ ACT_HD float row_maximum(const T* row, int64_t classes) {
 template <bool Soft, bool CrossEntropyB, class T>
 ACT_HD RowSums row_sums(
     const T* z, const T* t, int64_t classes, float max_z, float max_t, float inverse_T, const RowExponentials& e) {
-  Vec exp_a{}, exp_b{}, exp_a_T{}, exp_b_T{}, cross_a{}, cross_b{}, total_a{}, total_b{};
+  Sum exp_a, exp_b, exp_a_T, exp_b_T, cross_a, cross_b, total_a, total_b;
+  Sum* const sums[] = {&exp_a, &exp_b, &exp_a_T, &exp_b_T, &cross_a, &cross_b, &total_a, &total_b};
   for_each_part(classes, [&](int64_t i, int64_t count) {
     constexpr float kVanishing = -1e30f;  // finite, so that exp() · difference is 0 in the lanes that fill up
     const Vec a = load_up_to(z + i, count, kVanishing) - max_z;
@@ -58,36 +59,41 @@ ACT_HD RowSums row_sums(
     const Vec difference = (a - b) * inverse_T;
     const Vec soft_a = exp_negative(Soft ? a * inverse_T : a);
     const Vec soft_b = exp_negative(Soft ? b * inverse_T : b);
-    exp_a_T += soft_a;
-    exp_b_T += soft_b;
-    cross_a += soft_a * difference;
-    cross_b -= soft_b * difference;
-    total_a += count == kLanes ? a : first_lanes(a, count);
-    total_b += count == kLanes ? b : first_lanes(b, count);
+    exp_a_T.add(soft_a);
+    exp_b_T.add(soft_b);
+    cross_a.add(soft_a * difference);
+    cross_b.add(soft_b * -difference);
+    total_a.add(count == kLanes ? a : first_lanes(a, count));
+    total_b.add(count == kLanes ? b : first_lanes(b, count));
     store(e.a_T + i, soft_a);
     store(e.b_T + i, soft_b);
     if constexpr (Soft) {
       const Vec plain_a = exp_negative(a);
-      exp_a += plain_a;
+      exp_a.add(plain_a);
       store(e.a + i, plain_a);
     }
     if constexpr (Soft && CrossEntropyB) {
       const Vec plain_b = exp_negative(b);
-      exp_b += plain_b;
+      exp_b.add(plain_b);
       store(e.b + i, plain_b);
     }
+    if (i % (16 * kLanes) == 0) {
+      for (Sum* s : sums) {
+        s->settle();
+      }
+    }
   });
-  const float sum_a_T = sum(exp_a_T);
-  const float sum_b_T = sum(exp_b_T);
+  const double sum_a_T = exp_a_T.total();
+  const double sum_b_T = exp_b_T.total();
   return {
-      Soft ? sum(exp_a) : sum_a_T,
-      Soft && CrossEntropyB ? sum(exp_b) : sum_b_T,
+      Soft ? exp_a.total() : sum_a_T,
+      Soft && CrossEntropyB ? exp_b.total() : sum_b_T,
       sum_a_T,
       sum_b_T,
-      sum(cross_a),
-      sum(cross_b),
-      sum(total_a),
-      sum(total_b),
+      cross_a.total(),
+      cross_b.total(),
+      total_a.total(),
+      total_b.total(),
   };
 }
 
@@ -112,20 +118,20 @@ ACT_HD void one_row(const PairLoss& p, int64_t row, const RowExponentials& e) {
 
   const bool valid = label >= 0 && label < n;
   const int64_t at = valid ? label : 0;
-  const float scale = valid ? p.grad_scale : NAN;
+  const double known = valid ? 1.0 : NAN;
+  const double scale = p.grad_scale * known;
   const float max_z = row_maximum(z, n);
   const float max_t = row_maximum(t, n);
   const RowSums s = row_sums<Soft, CrossEntropyB>(z, t, n, max_z, max_t, inverse_T, e);
 
-  const float T2 = temperature * temperature;
-  const float ce_z = p.ce_z * cross_entropy(s.exp_a, load_one(z + at) - max_z, s.total_a, p.label_smoothing, n);
-  const float ce_t = p.ce_t * cross_entropy(s.exp_b, load_one(t + at) - max_t, s.total_b, p.label_smoothing, n);
-  const float kl_z = p.kl_z * T2 * kl_divergence(s.cross_b, s.exp_b_T, s.exp_a_T);
-  const float kl_t = p.kl_t * T2 * kl_divergence(s.cross_a, s.exp_a_T, s.exp_b_T);
-  const float nothing = valid ? 0.0f : NAN;
-  p.loss_z[row] = (p.joint ? ce_z + ce_t : ce_z) + kl_z + nothing;
+  const double T2 = static_cast<double>(temperature) * temperature;
+  const double ce_z = p.ce_z * cross_entropy(s.exp_a, load_one(z + at) - max_z, s.total_a, p.label_smoothing, n);
+  const double ce_t = p.ce_t * cross_entropy(s.exp_b, load_one(t + at) - max_t, s.total_b, p.label_smoothing, n);
+  const double kl_z = p.kl_z * T2 * kl_divergence(s.cross_b, s.exp_b_T, s.exp_a_T);
+  const double kl_t = p.kl_t * T2 * kl_divergence(s.cross_a, s.exp_a_T, s.exp_b_T);
+  p.loss_z[row] = static_cast<float>(known * ((p.joint ? ce_z + ce_t : ce_z) + kl_z));
   if (p.loss_t != nullptr) {
-    p.loss_t[row] = ce_t + kl_t + nothing;
+    p.loss_t[row] = static_cast<float>(known * (ce_t + kl_t));
   }
 
   if (grad_z != nullptr) {

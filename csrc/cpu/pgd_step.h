@@ -161,10 +161,9 @@ void random_start_of(const ImageStep& s, int64_t begin, int64_t end) {
 // Σ element² over [first, last), in double.
 template <class Element>
 ACT_HD double sum_of_squares(int64_t first, int64_t last, Element element) {
-  typedef double Doubles __attribute__((vector_size(8 * ACT_LANES)));
-  Doubles total{};
+  VecDouble total{};
   auto add = [&](Vec v) {
-    const Doubles d = __builtin_convertvector(v, Doubles);
+    const VecDouble d = __builtin_convertvector(v, VecDouble);
     total += d * d;
   };
   int64_t i = first;

@@ -3,6 +3,7 @@
 // that no code of one instruction set can be linked into another. ACT_LANES and the target come from there.
 
 typedef float Vec __attribute__((vector_size(4 * ACT_LANES)));
+typedef double VecDouble __attribute__((vector_size(8 * ACT_LANES)));
 typedef int32_t VecInt __attribute__((vector_size(4 * ACT_LANES)));
 typedef uint32_t VecBits __attribute__((vector_size(4 * ACT_LANES)));
 typedef uint16_t VecHalf __attribute__((vector_size(2 * ACT_LANES)));
@@ -163,13 +164,27 @@ ACT_HD void store_one(T* p, float value) {
   store_part(p, splat(value), 1);
 }
 
-ACT_HD float sum(Vec v) {
-  float total = 0.0f;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    total += v[i];
+// A sum of many vectors: floats over a few terms, doubles over all.
+struct Sum {
+  Vec few{};
+  VecDouble all{};
+
+  ACT_HD void add(Vec v) { few += v; }
+
+  ACT_HD void settle() {
+    all += __builtin_convertvector(few, VecDouble);
+    few = Vec{};
   }
-  return total;
-}
+
+  ACT_HD double total() {
+    settle();
+    double result = 0.0;
+    for (int64_t i = 0; i < kLanes; ++i) {
+      result += all[i];
+    }
+    return result;
+  }
+};
 
 // Largest lane; NaN lanes may be passed over (the sums of their row become NaN anyway).
 ACT_HD float largest(Vec v) {

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from act_kernels import checks, ops  # noqa: F401  (ops registers torch.ops.act_kernels)
+from act_kernels.reference.pgd_step import sample_norm
 
 _NORMS = ("linf", "l2")
 _KINDS = ("uniform", "gaussian")
@@ -121,7 +122,7 @@ def _l2_radius(noise: Tensor, eps: tuple[Tensor | None, float], generator: torch
     """Factor [N] that takes Gaussian noise to uniform in the ball: eps · U^(1/d) / ‖noise‖ in d dimensions."""
     dimensions = max(noise[0].numel() if noise.shape[0] else 1, 1)
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
-    length = torch.linalg.vector_norm(noise.flatten(1), dim=1, dtype=dtype).clamp_min(torch.finfo(dtype).tiny)
+    length = sample_norm(noise).flatten().to(dtype).clamp_min(torch.finfo(dtype).tiny)
     uniform = torch.rand(noise.shape[0], dtype=dtype, device=noise.device, generator=generator)
     return (eps[1] if eps[0] is None else eps[0]) * uniform ** (1 / dimensions) / length
 
