@@ -1,4 +1,4 @@
-"""The native extension; everything else about the package is in pyproject.toml. csrc/extension.py says what is built."""
+"""The native extension; the rest of the package is in pyproject.toml. csrc/extension.py says what is built."""
 
 import importlib.util
 from pathlib import Path

@@ -126,7 +126,7 @@ def _describe(cuda_home: Path | None, setup_folder: Path) -> dict:
 
 
 def _nvidia_includes() -> list[str]:
-    """Headers of the pip packages that torch's CUDA build brings (cuBLAS, cuSPARSE, ...), which a bare toolkit may lack."""
+    """Headers that come as pip packages with torch (cuBLAS, cuSPARSE, ...); a bare toolkit may lack them."""
     spec = importlib.util.find_spec("nvidia")
     folders = spec.submodule_search_locations if spec else []
     return [str(path) for folder in folders for path in sorted(Path(folder).glob("cu*/include"))]
