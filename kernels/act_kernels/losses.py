@@ -219,8 +219,19 @@ class _AttachGradient(torch.autograd.Function):
     def backward(ctx, grad_output: Tensor):
         logits, grad = ctx.saved_tensors
         factor = grad_output * ctx.scale if ctx.scale != 1 else grad_output
-        scaled = _ScaleGradient.apply(grad, factor, logits)
-        return grad_output, scaled, None, None
+        if _is_last_use(grad, factor):
+            # The gradient is ours and nobody will ask for it again: no second matrix.
+            return grad_output, grad.mul_(factor.unsqueeze(1) if factor.dim() else factor), None, None
+        return grad_output, _ScaleGradient.apply(grad, factor, logits), None, None
+
+
+def _is_last_use(*tensors: Tensor) -> bool:
+    """Whether the running backward frees its graph, outside of any transform that would see a write."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._autograd._get_current_graph_task_keep_graph()
+        and not any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+    )
 
 
 class _ScaleGradient(torch.autograd.Function):

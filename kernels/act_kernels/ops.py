@@ -1,4 +1,4 @@
-"""The raw `torch.library` ops: each schema stated once, with its fake implementation and its one door to the dispatcher.
+"""The raw `torch.library` ops: each schema stated once, with its fake and its one door to the dispatcher.
 
 Arguments that are "a number or a tensor" to the user are a pair here, (Tensor? tensor, float number): the tensor counts
 when it is there. The raw ops have no derivative; `losses.py` attaches the gradients that they return.
@@ -126,9 +126,7 @@ def _nothing_fake(*_: Any) -> None:
 
 def _losses_fake(shape: tuple[int, ...], logits: Tensor, *wanted: bool) -> tuple[Tensor, ...]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    gradients = (
-        torch.empty_like(logits, memory_format=torch.contiguous_format) if w else logits.new_empty(0) for w in wanted
-    )
+    gradients = (logits.new_empty(logits.shape if want else 0) for want in wanted)
     return (logits.new_empty(shape, dtype=dtype), *gradients)
 
 
@@ -141,7 +139,7 @@ def _kl_ce_loss_fake(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _without_derivative(op: str, written: bool):
-    """The op's autograd: run it below autograd; what it writes in place gets a new version, so that autograd notices."""
+    """The op's autograd: run it below autograd; what it writes in place gets a new version, for autograd to notice."""
 
     def run(*arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from act_kernels import checks, ops  # noqa: F401  (ops registers torch.ops.act_kernels)
+from act_kernels.reference.pgd_step import sample_norm
 
 _NORMS = ("linf", "l2")
 _KINDS = ("uniform", "gaussian")
@@ -36,7 +37,8 @@ def pgd_step(
         inplace: write into x_adv and return it; it must not share memory with x or grad.
 
     Returns the new images in x_adv's dtype and layout, without autograd history: computed in float32 (float64 for
-    float64 images) and rounded once. NaN in x_adv or x gives NaN; a NaN gradient counts as 0 (as torch.sign has it).
+    float64 images) and rounded once. NaN in x_adv or x gives NaN. A NaN in the gradient
+    counts as 0 for linf (as torch.sign has it) and makes its whole sample NaN for l2.
     Contiguous and channels_last operands of one layout are read as they are; any other operand is first copied to
     x_adv's layout. Raises ValueError or TypeError naming the argument; a negative eps inside a GPU tensor is not
     looked for, since that would stop the host.
@@ -120,7 +122,7 @@ def _l2_radius(noise: Tensor, eps: tuple[Tensor | None, float], generator: torch
     """Factor [N] that takes Gaussian noise to uniform in the ball: eps · U^(1/d) / ‖noise‖ in d dimensions."""
     dimensions = max(noise[0].numel() if noise.shape[0] else 1, 1)
     dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
-    length = torch.linalg.vector_norm(noise.flatten(1), dim=1, dtype=dtype).clamp_min(torch.finfo(dtype).tiny)
+    length = sample_norm(noise).flatten().to(dtype).clamp_min(torch.finfo(dtype).tiny)
     uniform = torch.rand(noise.shape[0], dtype=dtype, device=noise.device, generator=generator)
     return (eps[1] if eps[0] is None else eps[0]) * uniform ** (1 / dimensions) / length
 

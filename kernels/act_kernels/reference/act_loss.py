@@ -1,4 +1,4 @@
-"""Both losses of Adversarial Concurrent Training (Arani, Sarfraz, Zonooz, BMVC 2020, arXiv 2008.07015), with gradients."""
+"""Both losses of Adversarial Concurrent Training (Arani, Sarfraz, Zonooz, BMVC 2020, arXiv 2008.07015)."""
 
 import torch
 from torch import Tensor
@@ -19,14 +19,14 @@ def act_loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Batch means of the two losses and, where asked for, the gradients of each row's loss.
 
-        robust  = (1 − robust_alpha) · CE(robust) + robust_alpha · T² · KL(natural ‖ robust), gradient to robust_logits
-        natural = (1 − natural_alpha) · CE(natural) + natural_alpha · T² · KL(robust ‖ natural), gradient to natural_logits
+        robust  = (1 − robust_alpha) · CE(robust) + robust_alpha · T² · KL(natural ‖ robust), gradient to robust
+        natural = (1 − natural_alpha) · CE(natural) + natural_alpha · T² · KL(robust ‖ natural), gradient to natural
 
     with KL between softmaxes at temperature T, and the other model's logits constant: see `kl_ce_loss`.
 
-    Returns losses [2] = (robust, natural), zero for an empty batch, and grad_scale times the gradient of the rows' losses
-    (the sum over the batch, not the mean) to robust_logits and to natural_logits [B, C] in the logits' dtype (None when not
-    asked for).
+    Returns losses [2] = (robust, natural) in the computing dtype, zero for an empty batch, and grad_scale times the
+    gradient of each row's loss (not divided by the batch) to robust_logits and to natural_logits [B, C] in the logits'
+    dtype (None when not asked for).
     """
     robust, grad_robust, _ = kl_ce_loss(
         robust_logits, natural_logits, labels,

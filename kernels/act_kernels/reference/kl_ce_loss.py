@@ -1,4 +1,4 @@
-"""KL + cross-entropy loss with its gradients: knowledge distillation (Hinton et al., arXiv 1503.02531) and TRADES' regulariser."""
+"""KL + cross-entropy loss with its gradients: knowledge distillation (Hinton et al., arXiv 1503.02531), TRADES."""
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ def kl_ce_loss(
         ∂loss/∂z  = ce_weight · (p(z) − u) + kl_weight · T · (p(z/T) − p(t/T))
         ∂loss/∂t  = target_ce_weight · (p(t) − u) + kl_weight · T · p(t/T) · (log p(t/T) − log p(z/T) − KL)
 
-    Computed in log space in float32 (float64 for float64 logits): stable for any finite logits. A row whose label is not
-    in [0, C) gives NaN.
+    Computed in log space in float32 (float64 for float64 logits): stable for any finite logits. A row whose label is
+    not in [0, C) gives NaN.
 
     Returns losses [B] in the computing dtype, and grad_scale · ∂loss/∂z and grad_scale · ∂loss/∂t [B, C] in the logits'
     dtype (None when not asked for).

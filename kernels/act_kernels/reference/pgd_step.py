@@ -32,10 +32,10 @@ def pgd_step(
         moved = x_adv.to(dtype) + step_size * grad.to(dtype).sign()
         projected = torch.minimum(torch.maximum(moved, x - eps), x + eps)
     else:
-        length = _norm(grad)
-        unit = torch.where(length > 0, grad.to(torch.float64) / length, 0.0).to(dtype)
+        length = sample_norm(grad)
+        unit = torch.where(length != 0, grad.to(torch.float64) / length, 0.0).to(dtype)
         delta = x_adv.to(dtype) + step_size * unit - x
-        length = _norm(delta)
+        length = sample_norm(delta)
         projected = x + delta * torch.where(length > eps, eps / length, 1.0).to(dtype)
     out.copy_(torch.minimum(torch.maximum(projected, lower), upper))
 
@@ -56,6 +56,7 @@ def _broadcast(value: float | Tensor, shape: tuple[int, ...], x: Tensor, dtype: 
     return torch.full((), value, dtype=dtype, device=x.device)
 
 
-def _norm(t: Tensor) -> Tensor:
-    """l2 norm of each sample, in float64 so that gradients of 1e-25 neither vanish nor overflow."""
-    return torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=torch.float64).reshape((-1,) + (1,) * (t.dim() - 1))
+def sample_norm(t: Tensor) -> Tensor:
+    """l2 norm of each sample, broadcastable; in float64, so that gradients of 1e-25 neither vanish nor overflow."""
+    t = t.unsqueeze(-1)  # so that a batch of single values has a dimension to reduce
+    return torch.linalg.vector_norm(t, dim=tuple(range(1, t.dim())), keepdim=True, dtype=torch.float64).squeeze(-1)

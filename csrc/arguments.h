@@ -1,0 +1,61 @@
+// What the kernels take: plain structs, filled by bindings.cpp and read by the CPU and the CUDA side alike.
+#pragma once
+
+#include <cstdint>
+
+namespace act {
+
+enum class DType { float32, float16, bfloat16, uint8 };
+
+// pgd_step and random_start. All images are dense, of one shape and one layout; element i of a sample belongs to channel
+// (i / inner) % channels, so `inner` is height · width in contiguous images and 1 in channels_last ones.
+struct ImageStep {
+  void* out;          // may be x_adv
+  const void* x_adv;  // random_start: the noise
+  const void* grad;   // random_start: unused
+  const void* x;
+  DType dtype;        // of out and x_adv
+  DType grad_dtype;
+  DType x_dtype;      // dtype, or uint8 meaning x / 255
+  // Where the pointer is null the number counts for all.
+  const float* step_sizes;  // [samples]; random_start: the scale of the noise
+  float step_size;
+  const float* epsilons;  // [samples]
+  float eps;
+  const float* lowers;  // [channels]
+  float lower;
+  const float* uppers;  // [channels]
+  float upper;
+  int64_t samples;
+  int64_t sample_size;
+  int64_t channels;
+  int64_t inner;
+};
+
+// act_loss and kl_ce_loss on two logit matrices [rows, classes], contiguous. With KL(a ‖ b) between softmaxes at the
+// temperature T, and label-smoothed cross-entropy CE:
+//   joint (kl_ce_loss):   loss_z = ce_z · CE(z) + ce_t · CE(t) + kl_z · T² · KL(t ‖ z), a function of z and of t
+//   otherwise (act_loss): loss_z = ce_z · CE(z) + kl_z · T² · KL(t ‖ z), t constant, and
+//                         loss_t = ce_t · CE(t) + kl_t · T² · KL(z ‖ t), z constant
+struct PairLoss {
+  const void* z;
+  const void* t;
+  const int64_t* labels;  // [rows]; outside [0, classes): that row becomes NaN
+  DType dtype;            // of z, t and both gradients
+  int64_t rows;
+  int64_t classes;
+  float ce_z;
+  float ce_t;
+  float kl_z;
+  float kl_t;
+  float temperature;
+  float label_smoothing;
+  bool joint;
+  float grad_scale;  // multiplies both gradients
+  void* grad_z;      // null when not wanted
+  void* grad_t;      // null when not wanted
+  float* loss_z;     // [rows]
+  float* loss_t;     // [rows]; null when joint
+};
+
+}  // namespace act
