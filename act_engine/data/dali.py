@@ -181,8 +181,9 @@ def _train_pipeline(source: Any, *, rand_augment: bool, image_size: int, **optio
             device="mixed" if on_gpu else "cpu",
             **(DECODER_MEMORY if on_gpu else {}),
         )
-        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
-        images = fn.flip(images, horizontal=flip)
+        images = fn.resize_crop_mirror(
+            images, size=size, crop=size, mirror=flip, interp_type=types.INTERP_LINEAR, antialias=True
+        )
         return _rand_augment(images, *draws) if rand_augment else images
 
     return pipeline()
