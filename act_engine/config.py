@@ -90,13 +90,29 @@ class AttackConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """Data set: digits (built in)."""
+    """Data set: digits (built in), cifar10, cifar100, npz, image_folder or webdataset."""
     path: str | None = None
     """Where the data lies on disk; not needed for digits."""
     batch_size: int = 128
     """Training images a step and process, 1 or more."""
     workers: int = 2
     """Loader threads a process, 1 or more."""
+    augment: str | None = None
+    """Training augmentation: crop_flip (cifar10, cifar100, npz), resized_crop_flip or randaugment (image_folder,
+    webdataset), none; null: the data set's usual one."""
+    image_size: int = 224
+    """image_folder, webdataset: side of a picture in pixels."""
+    eval_resize: int | None = None
+    """image_folder, webdataset: shorter side before the evaluation's centre crop; null: image_size / 0.875."""
+    train_sizes: tuple[int, ...] = ()
+    """image_folder, webdataset: picture sides in training, one before, between and after the epochs of
+    train_size_epochs; empty: image_size throughout."""
+    train_size_epochs: tuple[int, ...] = ()
+    """The epochs before which the picture side changes, rising."""
+    bad_images: Literal["error", "skip"] = "error"
+    """An unusable image file stops the run (error), or is left out and counted (skip)."""
+    download: bool = False
+    """cifar10, cifar100: fetch the official archive into path if it is not there."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,8 @@ def build_data(
     num_classes: int | None = None,
     image_size: int = 224,
     eval_resize: int | None = None,
-    train_sizes: Iterable[tuple[int, int]] = (),
+    train_sizes: Sequence[int] = (),
+    train_size_epochs: Sequence[int] = (),
     bad_images: str = "error",
     download: bool = False,
 ) -> Data:
@@ -54,9 +55,10 @@ def build_data(
     `workers`: threads that read and decode. `augment` None is the data set's own (`AUGMENTATIONS`). `num_classes`:
     checked against the data, whose own count it replaces.
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
-    image_size / 0.875) the shorter side before the evaluation's centre crop, `train_sizes` pairs of (first epoch,
-    image size) in training. `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says
-    how many (also in `Data.bad_images`). `download` lets cifar10 and cifar100 be fetched into `path`.
+    image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
+    before, between and after the epochs `train_size_epochs` (empty: `image_size`).
+    `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says how many (also in
+    `Data.bad_images`). `download` lets cifar10 and cifar100 be fetched into `path`.
     ValueError or FileNotFoundError name the setting that is wrong.
     """
     if name not in DATA_NAMES:
@@ -75,11 +77,7 @@ def build_data(
     if name in ("image_folder", "webdataset"):
         splits, bad, found_classes = _image_files(name, path, num_classes, workers, bad_images)
         eval_resize = eval_resize or round(image_size / 0.875)
-        for size in (image_size, *(size for _, size in train_sizes)):
-            if size < 1:
-                raise ValueError(f"data.image_size: {size} given; it must be at least 1 pixel")
-        if eval_resize < image_size:
-            raise ValueError(f"data.eval_resize: {eval_resize} given; it must be at least image_size, {image_size}")
+        _check_sizes(image_size, eval_resize, train_sizes, train_size_epochs)
         from act_engine.data.dali import DaliLoader
 
         view: dict[str, Any] = {
@@ -89,7 +87,15 @@ def build_data(
             "device": device,
             **order,
         }
-        train = DaliLoader(splits[0], batch_size, shuffle=True, augment=augment, train_sizes=train_sizes, **view)
+        train = DaliLoader(
+            splits[0],
+            batch_size,
+            shuffle=True,
+            augment=augment,
+            train_sizes=train_sizes,
+            train_size_epochs=train_size_epochs,
+            **view,
+        )
         test = DaliLoader(splits[1], eval_batch_size, shuffle=False, **view)
         shape = (3, image_size, image_size)
     else:
@@ -140,3 +146,20 @@ def _image_files(
     for split in splits:
         files.require_labels_below(split, num_classes or found)
     return splits, bad, found
+
+
+def _check_sizes(
+    image_size: int, eval_resize: int, train_sizes: Sequence[int], train_size_epochs: Sequence[int]
+) -> None:
+    for setting, sizes in (("image_size", [image_size]), ("train_sizes", train_sizes)):
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"data.{setting}: {min(sizes)} given; a size must be at least 1 pixel")
+    if eval_resize < image_size:
+        raise ValueError(f"data.eval_resize: {eval_resize} given; it must be at least data.image_size, {image_size}")
+    if len(train_size_epochs) != max(0, len(train_sizes) - 1):
+        raise ValueError(
+            f"data.train_size_epochs: {list(train_size_epochs)} given; data.train_sizes {list(train_sizes)} needs "
+            f"{max(0, len(train_sizes) - 1)} epoch(s), at which one size gives way to the next"
+        )
+    if list(train_size_epochs) != sorted(set(train_size_epochs)):
+        raise ValueError(f"data.train_size_epochs: {list(train_size_epochs)} given; the epochs must rise")

@@ -8,8 +8,10 @@ needs, and the batches do not depend on DALI's version or on the number of ranks
 from __future__ import annotations
 
 import io
+import warnings
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,9 +39,10 @@ class DaliLoader(OrderedLoader):
     """Batches of `files` as uint8 images `[B, 3, image_size, image_size]`, channels_last, on `device`.
 
     Train: a random resized crop, decoded as a region, and a flip; `augment="randaugment"` adds RandAugment (2
-    operations, magnitude 9 of 31); `"none"` shows the evaluation's view instead. `train_sizes`, pairs of (first epoch,
-    image size), changes the size as training goes on. On a GPU it decodes there. Test: the shorter side resized to
-    `eval_resize`, centre crop, always decoded on the CPU, so that an evaluation does not depend on the machine.
+    operations, magnitude 9 of 31); `"none"` shows the evaluation's view instead. `train_sizes` are the image sizes
+    before, between and after the epochs `train_size_epochs` (empty: `image_size` throughout). On a GPU it decodes
+    there. Test: the shorter side resized to `eval_resize`, centre crop, always decoded on the CPU, so that an
+    evaluation does not depend on the machine.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class DaliLoader(OrderedLoader):
         image_size: int,
         eval_resize: int,
         augment: str = "none",
-        train_sizes: Iterable[tuple[int, int]] = (),
+        train_sizes: Sequence[int] = (),
+        train_size_epochs: Sequence[int] = (),
         workers: int = 2,
         device: str | torch.device = "cpu",
         **order: Any,
@@ -60,7 +64,8 @@ class DaliLoader(OrderedLoader):
         self.image_size = image_size
         self.eval_resize = eval_resize
         self.augment = augment
-        self.train_sizes = sorted(train_sizes)
+        self.train_sizes = train_sizes or (image_size,)
+        self.train_size_epochs = train_size_epochs
         self.device = torch.device(device)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-images")
         self._feed: Iterator[list[Any]] = iter(())
@@ -87,7 +92,7 @@ class DaliLoader(OrderedLoader):
 
     def size_at(self, epoch: int) -> int:
         """Return the image size of pass `epoch`."""
-        return next((size for first, size in reversed(self.train_sizes) if epoch >= first), self.image_size)
+        return self.train_sizes[bisect_right(self.train_size_epochs, epoch)]
 
     def _next_images(self, chosen: np.ndarray) -> torch.Tensor:
         stream = torch.cuda.current_stream(self.device) if self._pipeline.device_id is not None else None
@@ -176,8 +181,9 @@ def _train_pipeline(source: Any, *, rand_augment: bool, image_size: int, **optio
             device="mixed" if on_gpu else "cpu",
             **(DECODER_MEMORY if on_gpu else {}),
         )
-        images = fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
-        images = fn.flip(images, horizontal=flip)
+        images = fn.resize_crop_mirror(
+            images, size=size, crop=size, mirror=flip, interp_type=types.INTERP_LINEAR, antialias=True
+        )
         return _rand_augment(images, *draws) if rand_augment else images
 
     return pipeline()
@@ -192,16 +198,17 @@ def _rand_augment(images: Any, operations: Any, signs: Any) -> Any:
     suite = get_rand_augment_suite()
     chosen = fn.cast(operations * len(suite), dtype=types.INT32)
     bins = signed_bin(RAND_AUGMENT_MAGNITUDE, random_sign=signs)
-    for number in range(RAND_AUGMENT_OPERATIONS):
-        images = select(
-            suite,
-            chosen[number],
-            data=images,
-            magnitude_bin=bins[number],
-            num_magnitude_bins=RAND_AUGMENT_BINS,
-            fill_value=128,
-            interp_type=None,
-        )
+    with warnings.catch_warnings(record=True):  # DALI's suite uses names that DALI itself has deprecated, and shows it
+        for number in range(RAND_AUGMENT_OPERATIONS):
+            images = select(
+                suite,
+                chosen[number],
+                data=images,
+                magnitude_bin=bins[number],
+                num_magnitude_bins=RAND_AUGMENT_BINS,
+                fill_value=128,
+                interp_type=None,
+            )
     return images
 
 

@@ -100,42 +100,37 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy") and name in self.ALLOWED:
             return np._core.multiarray._reconstruct if name == "_reconstruct" else getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):  # how pickle protocol 2 spells a bytes object
-            return _encode_latin1
         raise ValueError(f"data.path: the archive holds a {module}.{name}; the official one holds plain arrays only")
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"data.path: the archive holds text in {encoding!r}; the official one holds plain arrays only")
-    return text.encode("latin1")
 
 
 def _official(name: str, contents: dict[str, bytes]) -> Arrays:
     if name == "cifar10":
         parts = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-        key, num_classes = b"labels", 10
+        key, num_classes = "labels", 10
     else:
         parts = {"train": ["train"], "test": ["test"]}
-        key, num_classes = b"fine_labels", 100
+        key, num_classes = "fine_labels", 100
     splits = []
     for files in parts.values():
         images, labels = [], []
         for file in files:
             if file not in contents:
                 raise ValueError(f"data.path: the {name} archive has no {file}; unpack or fetch it again")
-            batch = _unpickle(contents[file], file)
-            images.append(np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+            batch = _unpickle(contents[file], file, key)
+            images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels.append(np.asarray(batch[key], np.int64))
         splits += [np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)]
     return Arrays(*splits, num_classes=num_classes)
 
 
-def _unpickle(content: bytes, name: str) -> dict[bytes, Any]:
+def _unpickle(content: bytes, name: str, key: str) -> dict[str, Any]:
     try:
-        return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+        batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()  # the official pickles are Python 2's
     except (pickle.UnpicklingError, EOFError, IndexError, KeyError) as error:
         raise ValueError(f"data.path: {name} of the archive is damaged ({error}); fetch it again") from None
+    if not isinstance(batch, dict) or not {"data", key} <= batch.keys():
+        raise ValueError(f"data.path: {name} of the archive is no batch of images ('data', {key!r}); fetch it again")
+    return batch
 
 
 def _unpacked(archive: Path) -> dict[str, bytes]:

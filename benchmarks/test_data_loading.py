@@ -1,0 +1,82 @@
+"""Images a second of the ImageNet training view on the CPU: DALI against torchvision's ImageFolder and DataLoader.
+
+Same files, same transform (random resized crop 224, flip, float32 in [0, 1]), same batch, same number of threads or
+worker processes, one run. Compare the rows' `images_per_second`; the target is twice torchvision's.
+    pytest benchmarks/test_data_loading.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from act_engine.data import build_data
+from act_engine.data.samples import tree_to_shards, write_tree
+
+BATCH, IMAGES, WORKERS, SIZE = 64, 512, 2, 224
+ROUNDS = 5
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of about ImageNet's size (375 to 500 pixels a side), 512 to train."""
+    return write_tree(tmp_path_factory.mktemp("tree"), classes=2, train=IMAGES // 2, test=16, size=500)
+
+
+@pytest.fixture(scope="module")
+def shards(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tree_to_shards(tree, tmp_path_factory.mktemp("shards"), samples_per_shard=128)
+
+
+def torchvision_epochs(tree: Path) -> Callable[[], int]:
+    """torchvision as its users write it, worker processes kept between epochs."""
+    view = transforms.Compose(
+        [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    )
+    loader = DataLoader(
+        ImageFolder(str(tree / "train"), view),
+        batch_size=BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=WORKERS,
+        persistent_workers=True,
+    )
+    return lambda: sum(len(images) for images, _ in loader)
+
+
+def our_epochs(name: str, path: Path) -> Callable[[], int]:
+    loader = build_data(name, path=str(path), batch_size=BATCH, image_size=SIZE, workers=WORKERS).train
+    epoch = iter(range(10**6))
+    return lambda: sum(len(images.float().div_(255)) for images, _ in loader.epoch(next(epoch)))
+
+
+@pytest.fixture(scope="module")
+def correct(tree: Path) -> None:
+    """The pictures are torchvision's, before anything is timed."""
+    data = build_data("image_folder", path=str(tree), batch_size=BATCH, image_size=SIZE, workers=WORKERS)
+    view = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(SIZE)])
+    shown = torch.cat([images for images, _ in data.test.epoch(0)]).permute(0, 2, 3, 1).numpy().astype(int)
+    names = data.test.files.names
+    expected = np.stack([np.asarray(view(Image.open(name))) for name in names]).astype(int)
+    assert np.abs(shown - expected).mean() < 1
+    trained = list(data.train.epoch(0))
+    assert [batch.images.shape for batch in trained] == [(BATCH, 3, SIZE, SIZE)] * (IMAGES // BATCH)
+
+
+@pytest.mark.parametrize("source", ["torchvision", "image_folder", "webdataset"])
+def test_data_loading(benchmark, source: str, tree: Path, shards: Path, correct: None):
+    if source == "torchvision":
+        epoch = torchvision_epochs(tree)
+    else:
+        epoch = our_epochs(source, shards if source == "webdataset" else tree)
+    assert benchmark.pedantic(epoch, rounds=ROUNDS, warmup_rounds=1) == IMAGES
+    benchmark.extra_info["images_per_second"] = round(IMAGES / benchmark.stats.stats.median, 1)
+    benchmark.extra_info["workers"] = WORKERS
