@@ -1,13 +1,14 @@
 """Projected gradient descent (Madry et al. 2018, arXiv 1706.06083): the loop, for any model and logit gradient."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from act_engine.attack.frozen import frozen_eval
-from act_engine.attack.pixels import unit_range
-from act_kernels import attack_grad, pgd_step, random_start
+from act_engine.attack.start import first_iterate
+from act_kernels import attack_grad, pgd_step
 
 
 def pgd(
@@ -53,13 +54,6 @@ def input_gradient(
     return logits.detach(), gradient
 
 
-def first_iterate(x: Tensor, eps: float, norm: str, start: str, generator: torch.Generator) -> Tensor:
-    """Where the attack on `x` begins: ``"gaussian"``, ``"uniform"`` (see `random_start`) or ``"none"``: `x` itself."""
-    if start == "none":
-        return unit_range(x).clone()
-    return random_start(x, eps, norm=norm, kind=start, generator=generator)
-
-
 class Attack:
     """The inner maximisation of a training step: PGD on one model towards one mix of KL and cross-entropy.
 
@@ -70,7 +64,9 @@ class Attack:
         ce_weight: weight of the cross-entropy to the labels, summed over the batch.
         start: ``"gaussian"`` (x + 0.001 · N(0, 1), not projected), ``"uniform"`` in the ball, or ``"none"``.
         steps, step_size, eps, norm: as `pgd`.
-        generator: source of the start's noise, on the images' device; reseed it to repeat a draw.
+        generator: source of the start's noise, on the images' device; its seed decides: reseed it for every batch.
+        total: images in the whole batch, of which a call sees a run from `position` on; None: each call sees all.
+        whole: entered around every use of the model, for a model whose parameters are not always all there.
     """
 
     def __init__(
@@ -86,15 +82,18 @@ class Attack:
         eps: float,
         norm: str = "linf",
         generator: torch.Generator,
+        total: int | None = None,
+        whole: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.model, self.forward = model, forward
+        self.total, self.position, self.whole = total, 0, whole
         self.kl_weight, self.ce_weight = kl_weight, ce_weight
         self.start, self.generator = start, generator
         self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
 
     def clean_logits(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of the attacked model on clean images, in eval mode and without a graph."""
-        with frozen_eval(self.model), torch.no_grad():
+        with self.whole(), frozen_eval(self.model), torch.no_grad():
             return self.forward(x)
 
     def __call__(self, x: Tensor, labels: Tensor, target_logits: Tensor | None = None) -> Tensor:
@@ -107,6 +106,14 @@ class Attack:
             other = logits if target is None else target
             return attack_grad(logits, other, labels, kl_weight=self.kl_weight, ce_weight=self.ce_weight)
 
-        x_start = first_iterate(x, self.settings["eps"], self.settings["norm"], self.start, self.generator)
-        with frozen_eval(self.model):
+        x_start = first_iterate(
+            x,
+            self.settings["eps"],
+            self.settings["norm"],
+            self.start,
+            self.generator,
+            first=self.position,
+            total=self.total,
+        )
+        with self.whole(), frozen_eval(self.model):
             return pgd(self.forward, x, x_start, logit_grad, **self.settings)
