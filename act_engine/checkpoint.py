@@ -8,10 +8,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,11 +22,64 @@ MANIFEST = "manifest.json"
 Tensors = Mapping[str, Tensor]
 
 
-def save(root: Path, step: int, tensors: Mapping[str, Tensors], values: Mapping[str, Any], keep: int) -> Path:
-    """Write checkpoint ``root/step-N`` atomically, then drop all but the `keep` newest.
+class Writer:
+    """Writes a run's checkpoints from a thread of its own, so that the training step need not wait for the disk.
 
     Args:
-        tensors: file stem to the tensors in that file, by name.
+        root: folder of the checkpoints.
+        keep: newest ones to keep; older ones go, unless `save` was told to keep them for good.
+    """
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self.root, self.keep = root, keep
+        self.error: Exception | None = None
+        """Why the last write failed, as soon as it has, until `take_error`."""
+        self._thread: threading.Thread | None = None
+
+    def save(
+        self, step: int, tensors: Mapping[str, Tensors], values: Mapping[str, Any], forever: Collection[int] = ()
+    ) -> None:
+        """Begin to write ``step-N``, once the write before has ended; arguments as the function `save`.
+
+        The tensors must not be modified any more.
+        """
+        self.join()
+        arguments = (self.root, step, tensors, values, self.keep, forever)
+        self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the write under way."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def take_error(self) -> Exception | None:
+        """Why the last write failed, told once."""
+        error, self.error = self.error, None
+        return error
+
+    def _write(self, root: Path, step: int, *arguments: Any) -> None:
+        try:
+            save(root, step, *arguments)
+        except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in words of its own
+            self.error = OSError(f"checkpoint step-{step} could not be written: {error}; the older ones are intact")
+        except Exception as error:  # a thread's exception would be lost
+            self.error = error
+
+
+def save(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Tensors],
+    values: Mapping[str, Any],
+    keep: int,
+    forever: Collection[int] = (),
+) -> Path:
+    """Write checkpoint ``root/step-N`` atomically, then drop all but the `keep` newest and those of steps `forever`.
+
+    Args:
+        tensors: file stem to the tensors in that file, by name, contiguous, on the host, no two sharing storage.
         values: JSON values.
 
     Raises:
@@ -32,29 +87,36 @@ def save(root: Path, step: int, tensors: Mapping[str, Tensors], values: Mapping[
     """
     root.mkdir(parents=True, exist_ok=True)
     final, partial = root / f"step-{step}", root / f".step-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in root.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left)
     partial.mkdir()
     try:
         for stem, group in tensors.items():
-            save_file(_on_host(group), partial / f"{stem}.safetensors")
+            save_file(dict(group), partial / f"{stem}.safetensors")
         (partial / "state.json").write_text(json.dumps(values), "utf-8")
         digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
         for path in [*partial.iterdir(), partial]:
             _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
+            os.replace(final, root / f".step-{step}.old")
         os.replace(partial, final)
         _sync(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in _by_step(root)[keep:]:
-        shutil.rmtree(old)
+    folders = _by_step(root)
+    later = [p for p in folders if _step(p) > step]  # passed over as corrupt, or the run would stand there
+    older = [p for p in folders if _step(p) <= step][keep:]
+    for old in later + [p for p in older if _step(p) not in forever]:
+        aside = root / f".{old.name}.old"
+        os.replace(old, aside)  # at once: a kill must not leave half a checkpoint under its name
+        shutil.rmtree(aside)
     return final
 
 
-def load_newest(root: Path, warn: Callable[[str], None]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """The newest checkpoint that verifies, as (tensors by file stem, values), or None if there is no checkpoint at all.
+def find_newest(root: Path, warn: Callable[[str], None]) -> Path | None:
+    """The folder of the newest checkpoint that verifies, or None if there is no checkpoint at all.
 
     A checkpoint that does not verify is passed over, and `warn` is told which and why.
 
@@ -65,14 +127,19 @@ def load_newest(root: Path, warn: Callable[[str], None]) -> tuple[dict[str, dict
     for folder in candidates:
         fault = verify(folder)
         if fault is None:
-            files = sorted(folder.glob("*.safetensors"))
-            return {f.stem: load_file(f) for f in files}, json.loads((folder / "state.json").read_text("utf-8"))
+            return folder
         warn(f"{folder}: {fault}; trying the checkpoint before it")
     if candidates:
         raise ValueError(
             f"{root}: none of its {len(candidates)} checkpoints is whole; remove the folder to start the run anew"
         )
     return None
+
+
+def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The content of a checkpoint, as (tensors by file stem, values)."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {f.stem: load_file(f) for f in files}, json.loads((folder / "state.json").read_text("utf-8"))
 
 
 def verify(folder: Path) -> str | None:
@@ -88,20 +155,20 @@ def verify(folder: Path) -> str | None:
 def export_weights(path: Path, state: Tensors) -> None:
     """Write a plain state dict as safetensors, atomically."""
     partial = path.with_name(f".{path.name}.partial")
-    save_file(_on_host(state), partial)
+    # Copies: safetensors takes no two tensors that share storage.
+    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}, partial)
     _sync(partial)
     os.replace(partial, path)
-
-
-def _on_host(tensors: Tensors) -> dict[str, Tensor]:
-    """Copies in host memory: safetensors takes no two tensors that share storage, and the originals may move on."""
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
 def _by_step(root: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     folders = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    return sorted(folders, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+    return sorted(folders, key=_step, reverse=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _digest(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Command lines, read with the same strictness and the same error lines as YAML."""
 
 import dataclasses
+import os
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,16 @@ from act_engine.config import convert, nearest
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a user's mistake (ValueError, OSError) into its one line on stderr and exit code 2."""
+    """Turn a user's mistake (ValueError, OSError) into its one line on stderr and exit code 2.
+
+    Under torchrun rank 0 alone prints it: every process reads the same words, and mistakes that only one of them can
+    notice reach rank 0 through `World.together`.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -149,6 +149,8 @@ class OptimConfig:
     """multistep: the epochs before which the rate drops, rising."""
     gamma: float = 0.2
     """multistep: factor at each milestone, above 0 and at most 1."""
+    clip_norm: float | None = None
+    """Largest norm of each model's whole gradient, above 0; a longer one is scaled down to it. null: no limit."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "above 0")
@@ -159,6 +161,8 @@ class OptimConfig:
             rising, "optim.milestones", list(self.milestones), "epochs of 1 or more, rising, such as [60, 120, 160]"
         )
         _require(0 < self.gamma <= 1, "optim.gamma", self.gamma, "above 0, at most 1")
+        if self.clip_norm is not None:
+            _require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,12 @@ class TrainConfig:
     """Keep images and convolutions in the channels_last layout, which their kernels prefer."""
     compile: bool = False
     """torch.compile the models: costs minutes at the start, saves time and memory in every step."""
+    accumulate: int = 1
+    """Equal parts in which a process goes through its batch, 1 or more, to save memory: the step is the same, except
+    that BatchNorm sees each part by itself."""
+    ema: float | None = None
+    """Decay a step, such as 0.999, of a moving average of the robust model's weights, which is then what is exported
+    and evaluated; null: no average."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
 
@@ -185,7 +195,39 @@ class TrainConfig:
         if self.max_steps is not None:
             _require(self.max_steps >= 1, "train.max_steps", self.max_steps, "1 or more, or null")
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
+        _require(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
+        if self.ema is not None:
+            _require(0 < self.ema < 1, "train.ema", self.ema, "above 0, below 1, such as 0.999, or null")
         _require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the processes that torchrun starts share the work."""
+
+    strategy: Literal["auto", "single", "ddp", "deepspeed"] = "auto"
+    """single: one process; ddp: every process holds both models; deepspeed: ZeRO shards them; auto: single for one
+    process, ddp for more."""
+    zero_stage: int = 1
+    """deepspeed: 0 shards nothing, 1 the optimizers' state, 2 the gradients too, 3 the weights too."""
+    offload: Literal["none", "optimizer"] = "none"
+    """deepspeed, stages 1 to 3: optimizer keeps its state in the host's memory and steps there."""
+    gather_for_attack: bool = True
+    """deepspeed, stage 3: gather the robust model once a step for the whole attack; false: layer by layer in every
+    pass, where it does not fit."""
+    sync_batchnorm: bool = False
+    """Let BatchNorm see the batches of all processes as one (GPUs only); false: each its own, and the running
+    statistics are averaged after every step."""
+    timeout: float = 600.0
+    """Seconds that a process waits for another one before it gives the run up."""
+    deepspeed_config: str | None = None
+    """deepspeed: JSON file of further DeepSpeed settings, put over those that follow from the run's."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.zero_stage <= 3, "parallel.zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        if self.offload != "none":
+            _require(self.zero_stage > 0, "parallel.offload", self.offload, "none at parallel.zero_stage 0")
+        _require(self.timeout > 0, "parallel.timeout", self.timeout, "above 0, in seconds")
 
 
 @dataclass(frozen=True)
@@ -194,11 +236,22 @@ class CheckpointConfig:
     """Steps between two checkpoints; null: one at the end of every epoch."""
     keep: int = 2
     """Newest checkpoints kept, 1 or more."""
+    keep_every_epochs: int | None = None
+    """Keep the checkpoint at the end of every so many epochs for good; null: none."""
+    best_every_epochs: int | None = None
+    """Measure the robust model after every so many epochs (PGD-10, one start, on the test images), and keep the
+    checkpoint with the highest robust accuracy; null: never."""
+    on_error: Literal["stop", "continue"] = "stop"
+    """What a checkpoint that cannot be written (a full disk) does to the run; the older ones stay in either case."""
 
     def __post_init__(self) -> None:
         if self.every_steps is not None:
             _require(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "1 or more, or null")
         _require(self.keep >= 1, "checkpoint.keep", self.keep, "1 or more")
+        for name in ("keep_every_epochs", "best_every_epochs"):
+            epochs = getattr(self, name)
+            if epochs is not None:
+                _require(epochs >= 1, f"checkpoint.{name}", epochs, "1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -238,8 +291,15 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        parts, batch = self.train.accumulate, self.data.batch_size
+        _require(
+            batch % parts == 0, "train.accumulate", parts, f"a divisor of data.batch_size, {batch}: the parts are equal"
+        )
 
 
 def recipe_names() -> list[str]:

@@ -35,19 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments: a typo need not wait for torch.
         from act_engine.environment import pick_device
         from act_engine.evaluation import evaluate_models, format_table, load_run
+        from act_engine.parallel import connect
         from act_engine.runfolder import EVALUATION, write_json
 
         folder = Path(options["run"])
-        device = pick_device(options.get("device", "auto"))
-        run = load_run(folder, device, options.get("batch_size"))
+        world = connect(pick_device(options.get("device", "auto")))
+        with world.together():
+            run = load_run(folder, world, options.get("batch_size"))
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
         changes = {name: options[name] for name in names if name in options}
         settings = dataclasses.replace(run.config.evaluate, **changes)
         seed = options.get("seed")
         seed = run.config.train.seed if seed is None else seed
-    evaluation = evaluate_models(run.models, run.data.test, run.config.attack, settings, seed=seed)
-    write_json(folder / EVALUATION, evaluation)
-    print(format_table(evaluation))
+    evaluation = evaluate_models(run.models, run.data.test, run.config.attack, settings, seed=seed, world=world)
+    if world.is_main:
+        write_json(folder / EVALUATION, evaluation)
+        print(format_table(evaluation))
+    world.close()
     return 0
 
 

@@ -54,6 +54,25 @@ class RunLog:
         self._file.close()
 
 
+class NoLog:
+    """A `RunLog` for the processes that write nothing."""
+
+    def advance(self) -> None:
+        pass
+
+    def write(self, record: dict[str, Any]) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+
 class Stopwatch:
     """Time and images since the last lap, and how much of the time went into waiting for data."""
 

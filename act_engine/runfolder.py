@@ -12,15 +12,24 @@ from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
 
 # What may differ between a run and its continuation: none of it changes a step already taken or still to come.
-FREE = ("train.max_steps", "train.log_every", "checkpoint.", "evaluate.")
+# The processes may be others too: a checkpoint holds for any, and refuses another global batch by itself.
+FREE = (
+    "train.max_steps",
+    "train.log_every",
+    "train.accumulate",
+    "data.batch_size",
+    "data.workers",
+    "parallel.",
+    "checkpoint.",
+    "evaluate.",
+)
 
 
-def open_run(folder: Path, config: Config, environment: dict[str, Any]) -> None:
-    """Make the folder ready for a run with this config: a new one, or the continuation of the run that it holds.
+def check_run(folder: Path, config: Config) -> None:
+    """Refuse a folder that holds anything but the run that this config goes on with; nothing is written.
 
     Raises:
         ValueError: it holds a run with other settings, or files that are no run.
-        OSError: it cannot be written.
     """
     if (folder / CONFIG).exists():
         difference = _difference(to_mapping(read_config(folder)), to_mapping(config))
@@ -30,6 +39,14 @@ def open_run(folder: Path, config: Config, environment: dict[str, Any]) -> None:
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--output: {str(folder)!r} holds files, but no run; choose a new or empty folder")
+
+
+def open_run(folder: Path, config: Config, environment: dict[str, Any]) -> None:
+    """Make the folder, which `check_run` found fit, or refresh what it says about the run.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:

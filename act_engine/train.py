@@ -32,14 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = _config(options)
         if options.get("output") is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
-        from act_engine.trainer import NonFiniteLoss, Trainer  # after the arguments: a typo need not wait for torch
+        # After the arguments: a typo need not wait for torch.
+        from act_engine.parallel import ProcessLost
+        from act_engine.trainer import NonFiniteLoss, Trainer
 
         trainer = Trainer(config, Path(options["output"]))
     try:
         return trainer.run()
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, OSError) as error:
+        if trainer.world.is_main:
+            print(f"error: {error}", file=sys.stderr)
+    except ProcessLost as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    return 1
 
 
 def _config(options: dict) -> Config:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,19 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from act_engine import checkpoint, environment
-from act_engine.attack import Attack, AttackView, LiveView
+from act_engine.attack import Attack
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
 from act_engine.evaluation import evaluate_models, format_table
-from act_engine.logging import RunLog, Stopwatch
-from act_engine.models import build_model
+from act_engine.logging import NoLog, RunLog, Stopwatch
+from act_engine.models import build_model, load_weights
 from act_engine.objectives import Objective, build_objective
-from act_engine.parallel import Learner, lr_schedule
-from act_engine.runfolder import EVALUATION, open_run, write_json
+from act_engine.parallel import (
+    Learner,
+    Vote,
+    World,
+    build_learner,
+    check_strategy,
+    connect,
+    deployed,
+    lr_schedule,
+    pick_strategy,
+)
+from act_engine.runfolder import EVALUATION, check_run, open_run, write_json
+
+REPEAT = 2.0  # seconds
+CHECKPOINT_FAILED = 128  # in the ranks' vote, above every signal's number
 
 
 class NonFiniteLoss(RuntimeError):
@@ -31,9 +43,10 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Trainer:
-    """One run, from its config to its measured models.
+    """One run, from its config to its measured models, on this process's share of it.
 
-    Building it checks everything a user may have got wrong and makes or reopens the run's folder, as the last act.
+    Building it checks everything a user may have got wrong, goes on from the newest checkpoint, and makes or reopens
+    the run's folder, as the last act. Rank 0 alone writes and prints.
 
     Raises:
         ValueError, OSError: a user's mistake, in one line.
@@ -41,71 +54,121 @@ class Trainer:
 
     def __init__(self, config: Config, output: Path) -> None:
         device = environment.pick_device(config.train.device)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("torchrun --nproc-per-node: more than 1 process is not supported yet; use 1")
-        self.objective = build_objective(**vars(config.objective))
-        self.data = build_data(
-            **vars(config.data), eval_batch_size=config.evaluate.batch_size, seed=config.train.seed, device=device
-        )
-        self.config = config = resolve(config, self.objective, device, self.data.num_classes)
-        self.steps_per_epoch = len(self.data.train)
-        self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
-        self.learners = {name: self._learner(name, device) for name in self.objective.trains}
-        self.generator = torch.Generator(device)
-        self.attack = self._attack()
-        self.step = 0
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        parallel = config.parallel
+        self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
         self.output = Path(output)
-        open_run(self.output, config, environment.describe(device))
+        with world.together():
+            self.objective = build_objective(**vars(config.objective))
+            self.data = build_data(
+                **vars(config.data),
+                eval_batch_size=config.evaluate.batch_size,
+                seed=config.train.seed,
+                device=world.device,
+                rank=world.rank,
+                world_size=world.size,
+            )
+            self.config = config = resolve(config, self.objective, world, self.data.num_classes)
+            self.steps_per_epoch = len(self.data.train)
+            self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
+            models = {name: self._model(name) for name in self.objective.trains}
+            if world.is_main:
+                check_run(self.output, config)
+        self.learners = {name: self._learner(name, model) for name, model in models.items()}
+        self.generator = torch.Generator(world.device)
+        self.attack = self._attack()
+        self.step, self.saved_step = 0, 0
+        self.best: dict[str, Any] | None = None  # step and robust accuracy
+        self.measured: dict[str, float] = {}  # since the last line of metrics
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.writer = checkpoint.Writer(self.output / "checkpoints", config.checkpoint.keep)
+        self._resume()
+        with world.together():
+            if world.is_main:
+                open_run(self.output, config, environment.describe(world.device))
 
     def run(self) -> int:
         """Train from wherever the run stands, export and evaluate the models; returns the exit code.
 
-        SIGINT and SIGTERM end the run after the step under way, with a checkpoint and exit code 128 + signal.
+        SIGINT and SIGTERM, on any rank, end the run on all of them after the same step, with a checkpoint and exit code
+        128 + signal.
 
         Raises:
             NonFiniteLoss: the last checkpoint is left as it was.
+            OSError: a checkpoint could not be written, and ``checkpoint.on_error`` is stop; the older ones are intact.
+            ProcessLost: another process died or hung.
         """
-        self._resume()
-        with RunLog(self.output, self.step, self.total_steps) as log, _caught_signals() as caught:
-            clock = Stopwatch()
-            while self.step < self.total_steps and not caught:
+        try:
+            with self.world.watched():
+                code = self._train() or self._finish()
+        finally:
+            self.writer.join()
+        self.world.close()
+        return code
+
+    def _train(self) -> int:
+        """Take the steps that are left; returns 0, or the exit code of what stopped it."""
+        vote = Vote(self.world)
+        log = RunLog(self.output, self.step, self.total_steps) if self.world.is_main else NoLog()
+        with log, _caught_signals() as caught:
+            clock, verdict = Stopwatch(), 0
+            while self.step < self.total_steps and not verdict:
                 for images, labels in self._batches(clock):
                     self.pending.append((self.step, self.train_step(images, labels)))
                     self.step += 1
+                    self.world.beat(self.step)
                     log.advance()
                     if self.step % self.config.train.log_every == 0 or self.step == self.total_steps:
                         self._log(log, clock)
-                    if self._checkpoint_due():
-                        self._save()
-                    if caught or self.step == self.total_steps:
+                    best = self._measure()
+                    if best or self._checkpoint_due():
+                        self._save(log)
+                    verdict = vote.cast(self._ballot(caught))
+                    if verdict or self.step == self.total_steps:
                         break
-            if caught:
-                self._save()
-                log.say(f"stopped by {caught[0].name} after step {self.step}; run the same command again to go on")
-                return 128 + caught[0]
-        self._finish()
+            verdict = verdict or vote.settle()
+            if verdict == CHECKPOINT_FAILED:
+                self._end_writing(log)
+                return 1
+            if verdict:
+                self._save(log)
+                self._end_writing(log)
+                name = signal.Signals(verdict).name
+                log.say(f"stopped by {name} after step {self.step}; run the same command again to go on")
+                return 128 + verdict
+            with self.world.together():
+                self._end_writing(log)
         return 0
 
     def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One update of every model; returns the losses, without waiting for the device.
+        """One update of every model; returns this process's losses, without waiting for the device.
 
         Every random draw is a function of (seed, step), so a resumed run repeats the step that was lost.
         """
-        torch.manual_seed(stream(self.config.train.seed, self.step, "models"))
-        self.generator.manual_seed(stream(self.config.train.seed, self.step, "attack"))
-        losses = self.objective.losses(self.learners, self.attack, images, labels)
-        for name, learner in self.learners.items():
-            learner.backward(losses[name])
+        seed, rank, accumulate = self.config.train.seed, self.world.rank, self.config.train.accumulate
+        torch.manual_seed(stream(seed, self.step, f"models {rank}"))
+        self.generator.manual_seed(stream(seed, self.step, "attack"))
+        size = len(labels) // accumulate
+        parts = []
+        for index in range(accumulate):
+            if self.attack is not None:
+                self.attack.position = rank * len(labels) + index * size
+            part = slice(index * size, (index + 1) * size)
+            losses = self.objective.losses(self.learners, self.attack, images[part], labels[part])
+            for name, learner in self.learners.items():
+                learner.backward(losses[name])
+            parts.append({name: loss.detach() for name, loss in losses.items()})
         for learner in self.learners.values():
             learner.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return parts[0] if accumulate == 1 else {k: sum(part[k] for part in parts) / accumulate for k in parts[0]}
 
-    def _learner(self, name: str, device: torch.device) -> Learner:
-        model, optim, train = self.config.model, self.config.optim, self.config.train
-        torch.manual_seed(stream(train.seed, 0, f"init {name}"))
+    def _model(self, name: str) -> nn.Module:
+        model = self.config.model
         architecture = (model.natural_name or model.name) if name == "natural" else model.name
-        module = build_model(architecture, num_classes=model.num_classes, image_shape=self.data.image_shape)
+        torch.manual_seed(stream(self.config.train.seed, 0, f"init {name}"))
+        return build_model(architecture, num_classes=model.num_classes, image_shape=self.data.image_shape)
+
+    def _learner(self, name: str, model: nn.Module) -> Learner:
+        optim, train, parallel = self.config.optim, self.config.train, self.config.parallel
         lr_at = lr_schedule(
             optim.schedule,
             lr=optim.lr,
@@ -114,34 +177,34 @@ class Trainer:
             milestones=optim.milestones,
             gamma=optim.gamma,
         )
-        return Learner(
-            module,
+        return build_learner(
+            parallel.strategy,
+            model,
+            self.world,
+            zero_stage=parallel.zero_stage,
+            offload=parallel.offload == "optimizer",
+            gather_for_attack=parallel.gather_for_attack,
+            deepspeed_config=parallel.deepspeed_config,
+            sync_batchnorm=parallel.sync_batchnorm,
+            batch_size=self.config.data.batch_size // train.accumulate,
             lr_at=lr_at,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             precision=train.precision,
             channels_last=train.channels_last,
             compile=train.compile,
-            device=device,
+            accumulate=train.accumulate,
+            clip_norm=optim.clip_norm,
+            ema_decay=train.ema if name == "robust" else None,
         )
 
     def _attack(self) -> Attack | None:
         if self.objective.attack_loss == "none":
             return None
-        settings, train, robust = self.config.attack, self.config.train, self.learners["robust"]
-        if settings.view:
-            view: AttackView | LiveView = AttackView(
-                robust.module,
-                precision=train.precision,
-                fold=settings.fold_batchnorm,
-                channels_last=train.channels_last,
-                compile=train.compile,
-            )
-        else:
-            view = LiveView(robust.module, robust)
+        settings, robust = self.config.attack, self.learners["robust"]
         kl_weight, ce_weight = self.objective.attack_weights(settings.loss, self.config.data.batch_size)
         return Attack(
-            view,
+            robust.attack_view(fold=settings.fold_batchnorm) if settings.view else robust.live_view(),
             kl_weight=kl_weight,
             ce_weight=ce_weight,
             start=settings.start,
@@ -150,6 +213,7 @@ class Trainer:
             eps=settings.eps,
             norm=settings.norm,
             generator=self.generator,
+            total=self.config.data.batch_size * self.world.size,
             cuda_graph=settings.cuda_graph and settings.view,
         )
 
@@ -164,73 +228,162 @@ class Trainer:
             clock.waited(time.perf_counter() - asked, len(batch.labels))
             yield batch
 
-    def _log(self, log: RunLog, clock: Stopwatch) -> None:
+    def _log(self, log: RunLog | NoLog, clock: Stopwatch) -> None:
         losses = self._fetch_losses()
+        speed = clock.lap()
+        speed["images_per_second"] *= self.world.size
         record = {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,
             **{f"{name}_loss": value for name, value in losses.items()},
             "lr": next(iter(self.learners.values())).lr_at(self.step - 1),
-            **clock.lap(),
+            **speed,
+            **self.measured,
         }
+        self.measured = {}
         log.write(record)
 
     def _fetch_losses(self) -> dict[str, float]:
-        """The mean of each loss since the last call, fetched from the device at once; raises NonFiniteLoss."""
+        """The mean over ranks and steps of each loss since the last call; raises NonFiniteLoss, on every rank."""
         names = list(self.pending[0][1])
-        rows = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in self.pending]).tolist()
-        for (step, _), row in zip(self.pending, rows, strict=True):
-            if not all(abs(value) < float("inf") for value in row):
-                shown = ", ".join(f"{name} loss {value}" for name, value in zip(names, row, strict=True))
-                raise NonFiniteLoss(
-                    f"step {step + 1}: {shown}; the checkpoints before it are intact. Try a lower optim.lr, or "
-                    "train.precision float32, and look for bad images"
-                )
+        rows = torch.stack([torch.stack([losses[name] for name in names]) for _, losses in self.pending]).cpu()
+        ranks = self.world.gather(rows)  # [rank, step, name]
+        bad = (~ranks.isfinite()).any(2).nonzero()
+        if len(bad):
+            rank, index = bad[bad[:, 1].argmin()].tolist()
+            values = zip(names, ranks[rank, index].tolist(), strict=True)
+            shown = ", ".join(f"{name} loss {value}" for name, value in values)
+            where = f" on rank {rank}" if self.world.size > 1 else ""
+            raise NonFiniteLoss(
+                f"step {self.pending[index][0] + 1}{where}: {shown}; the checkpoints before it are intact. Try a lower "
+                "optim.lr, or train.precision float32, and look for bad images"
+            )
         self.pending.clear()
-        return {name: sum(column) / len(rows) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+        return dict(zip(names, ranks.mean((0, 1)).tolist(), strict=True))
+
+    def _ballot(self, caught: list[signal.Signals]) -> int:
+        if self.writer.error is not None and self.config.checkpoint.on_error == "stop":
+            return CHECKPOINT_FAILED
+        return int(caught[0]) if caught else 0
+
+    def _ends_epochs(self, count: int | None) -> bool:
+        return count is not None and self.step % (count * self.steps_per_epoch) == 0
 
     def _checkpoint_due(self) -> bool:
         every = self.config.checkpoint.every_steps or self.steps_per_epoch
-        return self.step % every == 0 or self.step == self.total_steps
+        kept = self._ends_epochs(self.config.checkpoint.keep_every_epochs)
+        return self.step % every == 0 or self.step == self.total_steps or kept
 
-    def _save(self) -> None:
+    def _save(self, log: RunLog | NoLog) -> None:
+        """Copy everything to the host and have it written; a collective. A failed write goes into the ranks' vote."""
+        if self.step == self.saved_step:
+            return
         if self.pending:
             self._fetch_losses()
-        states = {name: learner.state_dict() for name, learner in self.learners.items()}
-        values: dict[str, Any] = {"step": self.step, "data": self.data.train.state_dict()}
+        states = {name: learner.state_dict(keep=self.world.is_main) for name, learner in self.learners.items()}
+        self.saved_step = self.step
+        if not self.world.is_main:
+            return
+        self.writer.join()
+        if self.writer.error is not None:
+            if self.config.checkpoint.on_error == "stop":
+                return
+            log.say(f"warning: {self.writer.take_error()}; going on without that checkpoint")
+        values: dict[str, Any] = {"step": self.step, "data": self.data.train.state_dict(), "best": self.best}
         values["learners"] = {name: plain for name, (_, plain) in states.items()}
-        tensors = {name: group for name, (group, _) in states.items()}
-        checkpoint.save(self.output / "checkpoints", self.step, tensors, values, self.config.checkpoint.keep)
+        self.writer.save(self.step, {name: group for name, (group, _) in states.items()}, values, self._kept_for_good())
+
+    def _kept_for_good(self) -> set[int]:
+        every = self.config.checkpoint.keep_every_epochs
+        steps = set() if every is None else set(range(0, self.step + 1, every * self.steps_per_epoch))
+        return steps if self.best is None else steps | {self.best["step"]}
+
+    def _end_writing(self, log: RunLog | NoLog) -> None:
+        """Wait for the last checkpoint; raises OSError if it failed and the run is to stop at that."""
+        self.writer.join()
+        error = self.writer.take_error()
+        if error is not None and self.config.checkpoint.on_error == "stop":
+            raise error
+        if error is not None:
+            log.say(f"warning: {error}; the last checkpoint is missing")
+
+    def _measure(self) -> bool:
+        """At the end of every ``best_every_epochs``: whether the robust model is the best so far; a collective."""
+        if not self._ends_epochs(self.config.checkpoint.best_every_epochs):
+            return False
+        name = "robust" if "robust" in self.learners else "natural"
+        tensors, _ = self.learners[name].state_dict()
+        settings = dataclasses.replace(self.config.evaluate, steps=10, restarts=1, step_size=None)
+        model = self._model(name)
+        model.load_state_dict(deployed(tensors))
+        measured = evaluate_models(
+            {name: model.to(self.world.device)},
+            self.data.test,
+            self.config.attack,
+            settings,
+            seed=self.config.train.seed,
+            world=self.world,
+        )["models"][name]
+        accuracy = measured["robust_accuracy"]
+        accuracy = measured["clean_accuracy"] if accuracy is None else accuracy
+        self.measured = {key: value for key, value in measured.items() if value is not None}
+        if self.best is not None and accuracy <= self.best["accuracy"]:
+            return False
+        self.best = {"step": self.step, "accuracy": accuracy}
+        return True
 
     def _resume(self) -> None:
-        newest = checkpoint.load_newest(self.output / "checkpoints", warn=lambda message: print(f"warning: {message}"))
-        if newest is None:
+        """Go on from the newest whole checkpoint, if there is one, of whatever strategy and world size."""
+        root, newest = self.output / "checkpoints", None
+        with self.world.together():
+            if self.world.is_main:
+                newest = checkpoint.find_newest(root, warn=lambda message: print(f"warning: {message}"))
+        step = -1 if newest is None else int(newest.name.removeprefix("step-"))
+        step = int(self.world.gather(torch.tensor([step]))[0])
+        if step < 0:
             return
-        tensors, values = newest
+        with self.world.together():
+            tensors, values = checkpoint.load(root / f"step-{step}")
+            self.data.train.load_state_dict(values["data"])
         for name, learner in self.learners.items():
             learner.load_state_dict(tensors[name], values["learners"][name])
-        self.data.train.load_state_dict(values["data"])
-        self.step = values["step"]
-        print(f"going on after step {self.step} of {self.total_steps} in {self.output}")
+        self.step, self.best = values["step"], values["best"]
+        self.saved_step = self.step
+        if self.world.is_main:
+            print(f"going on after step {self.step} of {self.total_steps} in {self.output}")
 
-    def _finish(self) -> None:
-        for name, learner in self.learners.items():
-            checkpoint.export_weights(self.output / f"{name}.safetensors", learner.module.state_dict())
-        models = {name: learner.module for name, learner in self.learners.items()}
-        with tqdm(total=len(models) * self.data.test.num_samples, desc="evaluating", unit="image") as bar:
+    def _finish(self) -> int:
+        """Export the models, measure what was exported, and say so; returns exit code 0."""
+        world = self.world
+        states = {name: learner.state_dict(keep=world.is_main)[0] for name, learner in self.learners.items()}
+        with world.together():
+            for name, tensors in states.items():
+                if world.is_main:
+                    checkpoint.export_weights(self.output / f"{name}.safetensors", deployed(tensors))
+        models = {}
+        with world.together():
+            for name in self.learners:
+                models[name] = self._model(name).to(world.device)
+                load_weights(models[name], self.output / f"{name}.safetensors")
+        with tqdm(
+            total=len(models) * self.data.test.num_samples, desc="evaluating", unit="image", disable=not world.is_main
+        ) as bar:
             evaluation = evaluate_models(
                 models,
                 self.data.test,
                 self.config.attack,
                 self.config.evaluate,
                 seed=self.config.train.seed,
-                on_batch=bar.update,
+                world=world,
+                on_batch=lambda images: bar.update(images * world.size),
             )
-        write_json(self.output / EVALUATION, evaluation)
-        print(f"\n{format_table(evaluation)}\nrun folder: {self.output}")
+        if world.is_main:
+            write_json(self.output / EVALUATION, evaluation)
+            print(f"\n{format_table(evaluation)}\nrun folder: {self.output}")
+        return 0
 
 
-def resolve(config: Config, objective: Objective, device: torch.device, num_classes: int) -> Config:
+def resolve(config: Config, objective: Objective, world: World, num_classes: int) -> Config:
     """The config with every automatic setting replaced by what it comes to."""
     classes = config.model.num_classes or num_classes
     if classes < num_classes:
@@ -241,11 +394,20 @@ def resolve(config: Config, objective: Objective, device: torch.device, num_clas
         start = objective.attack_start if attack.start == "auto" else attack.start
         objective.attack_weights(loss, config.data.batch_size)  # refuses a loss that the objective does not have
         attack = dataclasses.replace(attack, loss=loss, start=start)
+    parallel = dataclasses.replace(config.parallel, strategy=pick_strategy(config.parallel.strategy, world.size))
+    check_strategy(
+        parallel.strategy,
+        device_type=world.device.type,
+        precision=config.train.precision,
+        sync_batchnorm=parallel.sync_batchnorm,
+        deepspeed_config=parallel.deepspeed_config,
+    )
     return dataclasses.replace(
         config,
         attack=attack,
         model=dataclasses.replace(config.model, num_classes=classes),
-        train=dataclasses.replace(config.train, device=device.type),
+        train=dataclasses.replace(config.train, device=world.device.type),
+        parallel=parallel,
     )
 
 
@@ -256,13 +418,22 @@ def stream(seed: int, step: int, purpose: str) -> int:
 
 @contextmanager
 def _caught_signals() -> Iterator[list[signal.Signals]]:
-    """The SIGINT and SIGTERM signals received inside, in order; a second one acts as it did before."""
+    """The first SIGINT or SIGTERM received inside; another one, REPEAT seconds later or more, acts as it did before.
+
+    Sooner it is the same one: from the terminal and from torchrun, which passes on what it gets.
+    """
     received: list[signal.Signals] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    first = 0.0
 
     def note(number: int, frame: Any) -> None:
-        received.append(signal.Signals(number))
-        signal.signal(number, before[number])
+        nonlocal first
+        if not received:
+            received.append(signal.Signals(number))
+            first = time.monotonic()
+        elif time.monotonic() - first >= REPEAT:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, note)

@@ -21,7 +21,8 @@ def save(root, step, keep=2):
 
 def load(root):
     warnings = []
-    return checkpoint.load_newest(root, warnings.append), warnings
+    folder = checkpoint.find_newest(root, warnings.append)
+    return folder and checkpoint.load(folder), warnings
 
 
 def test_newest_comes_back_and_older_ones_are_dropped(tmp_path):

@@ -2,8 +2,9 @@
 
 from act_engine.attack.attack import Attack
 from act_engine.attack.frozen import frozen_eval
-from act_engine.attack.pgd import first_iterate, input_gradient, pgd
+from act_engine.attack.pgd import input_gradient, pgd
 from act_engine.attack.pixels import unit_range
+from act_engine.attack.start import first_iterate
 from act_engine.attack.view import AUTOCAST, AttackView, LiveView
 
 __all__ = [

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from act_engine.attack.graph import GraphedLoop
-from act_engine.attack.pgd import first_iterate, pgd
+from act_engine.attack.pgd import pgd
+from act_engine.attack.start import first_iterate
 from act_engine.attack.view import AttackView, LiveView
 from act_kernels import attack_grad
 
@@ -18,7 +19,8 @@ class Attack:
         ce_weight: weight of the cross-entropy to the labels, summed over the batch.
         start: ``"gaussian"`` (x + 0.001 · N(0, 1), not projected), ``"uniform"`` in the ball, or ``"none"``.
         steps, step_size, eps, norm: as `pgd`.
-        generator: source of the start's noise, on the images' device; reseed it to repeat a draw.
+        generator: source of the start's noise, on the images' device; its seed decides: reseed it for every batch.
+        total: images in the whole batch, of which a call sees a run from `position` on; None: each call sees all.
         cuda_graph: on a GPU, record the loop once for each shape and replay it.
     """
 
@@ -34,9 +36,11 @@ class Attack:
         eps: float,
         norm: str = "linf",
         generator: torch.Generator,
+        total: int | None = None,
         cuda_graph: bool = False,
     ) -> None:
         self.view = view
+        self.total, self.position = total, 0
         self.kl_weight, self.ce_weight = kl_weight, ce_weight
         self.start, self.generator = start, generator
         self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
@@ -56,7 +60,9 @@ class Attack:
         if target_logits is None and self.kl_weight:
             raise ValueError("target_logits: the attack maximises a KL term and needs the target's logits; got None")
         target = None if target_logits is None else target_logits.detach()
-        x_start = first_iterate(x, self.settings["eps"], self.settings["norm"], self.start, self.generator)
+        place = {"first": self.position, "total": self.total}
+        eps, norm = self.settings["eps"], self.settings["norm"]
+        x_start = first_iterate(x, eps, norm, self.start, self.generator, **place)
         loop = self._graphs if self._graphs is not None and x.is_cuda else self._loop
         with self.view.ready():
             return loop(x, x_start, labels, target)

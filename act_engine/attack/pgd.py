@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from act_engine.attack.pixels import unit_range
-from act_kernels import pgd_step, random_start
+from act_kernels import pgd_step
 
 
 def pgd(
@@ -49,10 +48,3 @@ def input_gradient(
         logits = model(leaf)
     (gradient,) = torch.autograd.grad(logits, leaf, logit_grad(logits.detach()))
     return logits.detach(), gradient
-
-
-def first_iterate(x: Tensor, eps: float, norm: str, start: str, generator: torch.Generator) -> Tensor:
-    """Where the attack on `x` begins: ``"gaussian"``, ``"uniform"`` (see `random_start`) or ``"none"``: `x` itself."""
-    if start == "none":
-        return unit_range(x).clone()
-    return random_start(x, eps, norm=norm, kind=start, generator=generator)

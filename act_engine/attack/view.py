@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,16 @@ class LiveView:
     Args:
         model: the module whose flags are set and put back.
         forward: images [B, C, H, W] to logits [B, classes] through it.
+        whole: entered for that time, for a model whose parameters are not always all there.
     """
 
-    def __init__(self, model: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        self.model, self.forward = model, forward
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        whole: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.model, self.forward, self.whole = model, forward, whole
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(images)
@@ -31,7 +37,7 @@ class LiveView:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The time in which the view may be called: the model's flags are restored at its end, whatever happens."""
-        with frozen_eval(self.model):
+        with self.whole(), frozen_eval(self.model):
             yield
 
 

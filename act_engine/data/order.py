@@ -109,7 +109,6 @@ class OrderedLoader(ABC):
     def _identity(self) -> dict[str, Any]:
         return {
             "num_samples": self.num_samples,
-            "batch_size": self.batch_size,
+            "global_batch_size": self.batch_size * self.world_size,  # however many ranks share it
             "seed": self.seed,
-            "world_size": self.world_size,
         }

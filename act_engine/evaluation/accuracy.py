@@ -1,6 +1,6 @@
 """Clean accuracy, and robust accuracy under the worst of several PGD restarts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,9 @@ def evaluate(
     *,
     attack: PGDAttack | None,
     seed: int = 0,
+    first: int = 0,
+    total: int | None = None,
+    sum_over_ranks: Callable[[Sequence[int]], list[int]] = list,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Accuracy:
     """Measure a model over (images [B, C, H, W], labels [B]) batches.
@@ -56,21 +59,29 @@ def evaluate(
     Args:
         model: images in [0, 1] to logits [B, classes]; measured through an `AttackView`, itself left untouched.
         attack: None measures clean accuracy alone.
-        seed: of the random starts; each batch and restart has its own stream.
+        seed: of the random starts, which belong to an image's place in the data set, not to its batch or process.
+        first: place of the first image in the data set, for a process that holds a later part of it.
+        total: images in the whole data set; None: the batches hold all of it, or its end.
+        sum_over_ranks: adds up counts over the processes that measure a part each; entered once, after the last batch.
         on_batch: told the number of images done after each batch.
     """
     view = AttackView(model)
     samples = clean = robust = 0
-    for index, (images, labels) in enumerate(batches):
+    position = first
+    for images, labels in batches:
         with torch.no_grad():
             survives = view(images).argmax(1) == labels
         samples, clean = samples + len(labels), clean + int(survives.sum())
         if attack is not None:
             for restart in range(attack.restarts):
-                generator = torch.Generator(images.device).manual_seed(seed * 1_000_003 + index * 1_009 + restart)
-                _drop_fooled(view, images, labels, survives, attack, generator)
+                generator = torch.Generator(images.device).manual_seed((seed * 1_009 + restart) * 1_000_003)
+                place = {"first": position, "total": total}
+                start = first_iterate(images, attack.eps, attack.norm, "uniform", generator, **place)
+                _drop_fooled(view, images, labels, start, survives, attack)
             robust += int(survives.sum())
+        position += len(labels)
         on_batch(len(labels))
+    samples, clean, robust = sum_over_ranks([samples, clean, robust])
     if not samples:
         raise ValueError("the evaluation data is empty")
     return Accuracy(samples, clean, robust if attack is not None else None)
@@ -80,14 +91,13 @@ def _drop_fooled(
     view: AttackView,
     images: Tensor,
     labels: Tensor,
+    start: Tensor,
     survives: Tensor,
     attack: PGDAttack,
-    generator: torch.Generator,
 ) -> None:
-    """One restart on the images that survive so far; clears `survives` for those it fools."""
+    """One restart from `start` on the images that survive so far; clears `survives` for those it fools."""
     index = survives.nonzero().squeeze(1)
-    x, y = images[index], labels[index]
-    x_adv = first_iterate(x, attack.eps, attack.norm, "uniform", generator)
+    x, y, x_adv = images[index], labels[index], start[index]
     for _ in range(attack.steps):
         if not len(index):
             return

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from act_engine.config import AttackConfig, Config, EvaluateConfig
 from act_engine.data import Data, Loader, build_data
 from act_engine.evaluation.accuracy import PGDAttack, evaluate
 from act_engine.models import build_model, load_weights
+from act_engine.parallel import World
 from act_engine.runfolder import read_config
 
 
@@ -24,15 +24,22 @@ class Run:
     data: Data
 
 
-def load_run(folder: Path, device: torch.device, eval_batch_size: int | None = None) -> Run:
-    """Read a run back from its folder: every model that it exported, in eval mode on `device`.
+def load_run(folder: Path, world: World, eval_batch_size: int | None = None) -> Run:
+    """Read a run back from its folder: every model that it exported, in eval mode, and this process's part of its data.
 
     Raises:
         ValueError: the folder holds no run, or one that has not come to its end.
     """
     config = read_config(folder)
     batch_size = eval_batch_size or config.evaluate.batch_size
-    data = build_data(**vars(config.data), eval_batch_size=batch_size, seed=config.train.seed, device=device)
+    data = build_data(
+        **vars(config.data),
+        eval_batch_size=batch_size,
+        seed=config.train.seed,
+        device=world.device,
+        rank=world.rank,
+        world_size=world.size,
+    )
     models = {}
     for name in ("robust", "natural"):
         weights = folder / f"{name}.safetensors"
@@ -40,7 +47,7 @@ def load_run(folder: Path, device: torch.device, eval_batch_size: int | None = N
             architecture = (config.model.natural_name or config.model.name) if name == "natural" else config.model.name
             model = build_model(architecture, num_classes=config.model.num_classes, image_shape=data.image_shape)
             load_weights(model, weights)
-            models[name] = model.to(device).eval()
+            models[name] = model.to(world.device).eval()
     if not models:
         raise ValueError(
             f"{str(folder)!r}: the run has exported no weights yet; start it again with the same --output to end it"
@@ -55,9 +62,13 @@ def evaluate_models(
     settings: EvaluateConfig,
     *,
     seed: int,
+    world: World,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
-    """The content of evaluation.json: the models, by name, on every image of a test loader."""
+    """The content of evaluation.json: the models, by name, on every image of a test loader.
+
+    Each process measures its part of the images; all of them call this together and get the same result.
+    """
     pgd = None
     if settings.attack == "pgd":
         eps = attack.eps if settings.eps is None else settings.eps
@@ -65,7 +76,16 @@ def evaluate_models(
         pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, attack.norm)
     result: dict[str, Any] = {}
     for name, model in models.items():
-        measured = evaluate(model, loader.epoch(0), attack=pgd, seed=seed, on_batch=on_batch)
+        measured = evaluate(
+            model,
+            loader.epoch(0),
+            attack=pgd,
+            seed=seed,
+            first=world.rank * loader.num_samples // world.size,
+            total=loader.num_samples,
+            sum_over_ranks=world.total,
+            on_batch=on_batch,
+        )
         result[name] = {"clean_accuracy": measured.clean_accuracy, "robust_accuracy": measured.robust_accuracy}
     described = {"name": "pgd", "loss": "ce", "start": "uniform", **asdict(pgd)} if pgd else None
     return {"models": result, "attack": described, "samples": loader.num_samples, "seed": seed}

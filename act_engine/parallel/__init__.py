@@ -1,6 +1,19 @@
-"""How a model is trained on the devices at hand."""
+"""How a model is trained on the devices at hand: one process, DistributedDataParallel, or DeepSpeed's ZeRO."""
 
-from act_engine.parallel.learner import Learner
+from act_engine.parallel.learner import Learner, deployed
 from act_engine.parallel.schedule import lr_schedule
+from act_engine.parallel.strategy import build_learner, check_strategy, pick_strategy
+from act_engine.parallel.world import ProcessLost, Vote, World, connect
 
-__all__ = ["Learner", "lr_schedule"]
+__all__ = [
+    "Learner",
+    "ProcessLost",
+    "Vote",
+    "World",
+    "build_learner",
+    "check_strategy",
+    "connect",
+    "deployed",
+    "lr_schedule",
+    "pick_strategy",
+]

@@ -1,16 +1,19 @@
-"""A learner: one model with its optimizer, learning-rate schedule and precision."""
+"""A learner: one model with its optimizer, learning-rate schedule, precision and averaged weights."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import AUTOCAST, unit_range
+from act_engine.attack import AUTOCAST, AttackView, LiveView, unit_range
 
 
 class Learner:
-    """One model as the trainer drives it: called for logits, then `backward`, then `step`.
+    """One model as the trainer drives it: called for logits, then `backward`, and after `accumulate` of those, `step`.
+
+    This is the strategy of a single process; the others derive from it and change only what differs.
 
     Args:
         model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
@@ -19,6 +22,9 @@ class Learner:
         channels_last: keep images and convolution weights in that layout.
         compile: run the model through torch.compile.
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
+        accumulate: backward passes a step; their gradients are averaged.
+        clip_norm: largest norm of the whole gradient; a longer one is scaled down to it. None: no limit.
+        ema_decay: keep a moving average of the weights, which moves by (1 − ema_decay) a step. None: none.
     """
 
     def __init__(
@@ -32,58 +38,143 @@ class Learner:
         channels_last: bool = False,
         compile: bool = False,
         device: str | torch.device = "cpu",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.module = model.to(device, memory_format=self._memory_format).train()
-        self._forward = torch.compile(self.module) if compile else self.module
+        self._compile = compile
+        if compile:
+            self.module.compile()
         self.lr_at, self.steps_taken = lr_at, 0
         self.optimizer = torch.optim.SGD(
             self.module.parameters(), lr=lr_at(0), momentum=momentum, weight_decay=weight_decay, fused=True
         )
-        self._autocast = AUTOCAST[precision]
+        self.accumulate, self.clip_norm, self.ema_decay = accumulate, clip_norm, ema_decay
+        self._backwards = 0  # since the last step
+        self.precision, self._autocast = precision, AUTOCAST[precision]
         self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "float16")
+        self._average = {} if ema_decay is None else {k: v.detach().clone() for k, v in self._averaged().items()}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
-        images = unit_range(images).contiguous(memory_format=self._memory_format)
-        with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            logits = self._forward(images)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return self._logits(self._training_forward, images)
+
+    def attack_view(self, fold: bool = True) -> AttackView | LiveView:
+        """The fastest view of the model for an attack: no hook and no collective in it."""
+        return AttackView(
+            self.module,
+            precision=self.precision,
+            fold=fold,
+            channels_last=self._memory_format is torch.channels_last,
+            compile=self._compile,
+        )
+
+    def live_view(self) -> LiveView:
+        """The bare `module` itself as a view: no hook, no collective."""
+        return LiveView(self.module, lambda images: self._logits(self.module, images), self.whole)
+
+    def whole(self) -> AbstractContextManager:
+        """Inside it the parameters of `module` are all there; entered by all ranks together, and as often as wished."""
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()
+        """Add this loss's gradient, a 1 / `accumulate` part of the step's; the mean over ranks by the last one."""
+        self._scaler.scale(loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        self._backwards += 1
 
     def step(self) -> None:
         """One optimizer step at the schedule's learning rate; the gradients are released."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+        self._set_lr()
+        if self.clip_norm is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.steps_taken += 1
+        self._end_step()
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         return self.lr_at(self.steps_taken)
 
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a resumed learner needs: tensors by name, and plain values."""
+    def state_dict(self, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed learner of any strategy needs: tensors by name, as host copies, and plain values.
+
+        All ranks call it together; one with ``keep=False`` only takes part and gets no tensors.
+        """
         tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
-        return tensors, {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
+        tensors |= {f"ema.{name}": value for name, value in self._average.items()}
+        values = {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
+        return (host_copies(tensors) if keep else {}), values
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        prefix = "model."
-        self.module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        """Take over what `state_dict` gave, under this strategy or another."""
+        self.module.load_state_dict(part(tensors, "model"))
+        momentum = part(tensors, "momentum")
         for name, parameter in self.module.named_parameters():
-            if f"momentum.{name}" in tensors:
-                buffer = tensors[f"momentum.{name}"].to(parameter.device, copy=True)
+            if name in momentum:
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._load_average(tensors)
+        self._load_values(values)
+
+    def _logits(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits = forward(unit_range(images).contiguous(memory_format=self._memory_format))
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _training_forward(self, images: Tensor) -> Tensor:
+        return self.module(images)
+
+    def _set_lr(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+
+    def _end_step(self) -> None:
+        self._backwards = 0
+        self.steps_taken += 1
+        if self._average:
+            current = self._averaged()
+            torch._foreach_lerp_(list(self._average.values()), [current[k] for k in self._average], 1 - self.ema_decay)
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """What the moving average follows: every float entry of the state, BatchNorm's running statistics with it."""
+        return {k: v for k, v in self.module.state_dict().items() if v.is_floating_point()}
+
+    def _load_average(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in part(tensors, "ema").items():
+            if name in self._average:
+                self._average[name].copy_(value)
+
+    def _load_values(self, values: dict[str, Any]) -> None:
         self.steps_taken = values["steps_taken"]
-        if values["scaler"]:
+        if values["scaler"] and self._scaler.is_enabled():
             self._scaler.load_state_dict(values["scaler"])
+
+
+def deployed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plain state dict to deploy out of a learner's `state_dict`: the averaged weights where there are any."""
+    return part(tensors, "model") | part(tensors, "ema")
+
+
+def part(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The entries ``kind.name`` by their names."""
+    return {name.removeprefix(f"{kind}."): value for name, value in tensors.items() if name.startswith(f"{kind}.")}
+
+
+def host_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in host memory, contiguous and without shared storage; the GPU's come through pinned memory at once."""
+    copies = {}
+    for name, value in tensors.items():
+        copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        copies[name] = copy.copy_(value.detach(), non_blocking=True)
+    if any(value.is_cuda for value in tensors.values()):
+        torch.cuda.current_stream().synchronize()
+    return copies

@@ -3,10 +3,6 @@
 import os
 
 import hypothesis
-import pytest
-import torch
-from act_kernels import use_backend
-from act_kernels.dispatch import why_not
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)

@@ -1,0 +1,177 @@
+"""The processes of a run: who they are, how they find each other, and what they tell each other outside of training."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from act_engine.parallel.heartbeat import Heartbeat
+
+DAY = 86_400
+
+
+class ProcessLost(RuntimeError):
+    """A collective failed because another process died or hung; the message names it where that could be found out."""
+
+
+@dataclass
+class World:
+    """All processes of a run, as this one sees them; `connect` makes it."""
+
+    rank: int
+    size: int
+    device: torch.device
+    timeout: float
+    """Seconds that a collective waits for a process."""
+    control: dist.ProcessGroup | None = field(default=None, repr=False)
+    """Between the hosts (gloo), so that asking the other ranks never waits for a GPU; None in a world of one."""
+    heartbeat: Heartbeat | None = field(default=None, repr=False)
+    joined: bool = False
+    """Whether `connect` made the process group, so that `close` ends it."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes files and prints."""
+        return self.rank == 0
+
+    def beat(self, step: int) -> None:
+        """Note that this rank has taken `step` steps, for whoever asks why it does not answer."""
+        if self.heartbeat is not None:
+            self.heartbeat.step = step
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The equally shaped host tensors of every rank, stacked in rank order."""
+        if self.control is None:
+            return values[None]
+        gathered = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(gathered, values, group=self.control)
+        return torch.stack(gathered)
+
+    def total(self, counts: Sequence[int]) -> list[int]:
+        """The sum of whole numbers over all ranks; waits for the slowest rank as long as it takes."""
+        if self.size == 1:
+            return list(counts)
+        patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=DAY))
+        summed = torch.tensor(counts, dtype=torch.int64)
+        dist.all_reduce(summed, group=patient)
+        dist.destroy_process_group(patient)
+        return summed.tolist()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block on every rank or on none: a user's mistake noticed on one rank ends all of them.
+
+        The block must hold no collective. Rank 0 raises the first mistake as a ValueError; the others exit with code 2.
+        """
+        mistake: ValueError | OSError | None = None
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            mistake = error
+        if self.control is None:
+            if mistake is not None:
+                raise mistake
+            return
+        text = str(mistake)[:1000].encode() if mistake is not None else b""
+        padded = torch.zeros(4096, dtype=torch.uint8)
+        padded[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+        texts = [bytes(row[row != 0].tolist()).decode() for row in self.gather(padded)]
+        rank = next((rank for rank, text in enumerate(texts) if text), None)
+        if rank is None:
+            return
+        if not self.is_main:
+            raise SystemExit(2)
+        raise mistake or ValueError(f"{texts[rank]} (on rank {rank})")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn the failure of a collective inside into `ProcessLost`, which names the rank that died or hung."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _is_collective_failure(error):
+                raise
+            lost = self.heartbeat.find_lost() if self.heartbeat else "which one could not be found out"
+            raise ProcessLost(f"rank {self.rank}: another process died or hung ({lost})") from error
+
+    def close(self) -> None:
+        """Leave the process group that `connect` made."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+        if self.joined:
+            dist.destroy_process_group()
+
+
+def connect(device: torch.device, *, timeout: float = 600.0, distributed: bool = False) -> World:
+    """Join the processes that torchrun started, each GPU process on the GPU of its local rank.
+
+    Args:
+        device: cpu or cuda, without an index.
+        timeout: seconds after which a collective that a process does not join fails.
+        distributed: initialise torch.distributed even for a single process (DeepSpeed needs it).
+
+    Raises:
+        ValueError: more GPU processes on this machine than GPUs.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if processes > gpus:
+            raise ValueError(f"--nproc-per-node: got {processes}; this machine has {gpus} GPUs, one for each process")
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    heartbeat, joined = None, False
+    if not dist.is_initialized() and (size > 1 or distributed):
+        limit = timedelta(seconds=timeout)
+        store = next(dist.rendezvous("env://", rank, size, timeout=limit))[0] if size > 1 else dist.HashStore()
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"act_engine/{attempt}", store)
+        joined = True
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+        if size > 1:
+            heartbeat = Heartbeat(store, rank, size)
+    if dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if size > 1 else None
+    return World(rank, size, device, timeout, control, heartbeat, joined)
+
+
+class Vote:
+    """One small number a step and rank, of which every rank learns the highest one step later, without waiting for it.
+
+    So all ranks act on a signal, or on a failed write, after the same step. In a world of one the answer is immediate.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._group = world.control
+        self._ballot: Tensor | None = None
+        self._finish: Callable[[], object] = lambda: None
+
+    def cast(self, value: int) -> int:
+        """Cast this step's number; returns the highest of the step before (0 after the first)."""
+        if self._group is None:
+            return value
+        decided = self.settle()
+        self._ballot = torch.tensor([value])
+        work = dist.all_reduce(self._ballot, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._finish = work.wait
+        return decided
+
+    def settle(self) -> int:
+        """The highest of the numbers cast last, waiting for it; every rank that casts must end with this."""
+        if self._ballot is None:
+            return 0
+        self._finish()
+        decided, self._ballot = int(self._ballot), None
+        return decided
+
+
+def _is_collective_failure(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection closed"))
