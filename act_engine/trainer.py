@@ -117,6 +117,7 @@ class Trainer:
         return Learner(
             module,
             lr_at=lr_at,
+            optimizer=optim.name,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             precision=train.precision,

@@ -15,7 +15,9 @@ class Learner:
     Args:
         model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
         lr_at: learning rate as a function of the number of steps taken.
-        momentum, weight_decay: of SGD.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        momentum: of SGD.
+        weight_decay: of either.
         channels_last: keep images and convolution weights in that layout.
         compile: run the model through torch.compile.
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
@@ -26,6 +28,7 @@ class Learner:
         model: nn.Module,
         *,
         lr_at: Callable[[int], float],
+        optimizer: str = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         precision: str = "float32",
@@ -37,9 +40,7 @@ class Learner:
         self.module = model.to(device, memory_format=self._memory_format).train()
         self._forward = torch.compile(self.module) if compile else self.module
         self.lr_at, self.steps_taken = lr_at, 0
-        self.optimizer = torch.optim.SGD(
-            self.module.parameters(), lr=lr_at(0), momentum=momentum, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = _optimizer(optimizer, self.module, lr_at(0), momentum, weight_decay)
         self._autocast = AUTOCAST[precision]
         self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "float16")
 
@@ -71,9 +72,9 @@ class Learner:
         """Everything a resumed learner needs: tensors by name, and plain values."""
         tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            for key, value in self.optimizer.state[parameter].items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}.{name}"] = value
         return tensors, {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -81,9 +82,16 @@ class Learner:
         prefix = "model."
         self.module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.module.named_parameters():
-            if f"momentum.{name}" in tensors:
-                buffer = tensors[f"momentum.{name}"].to(parameter.device, copy=True)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            for key in ("momentum_buffer", "step", "exp_avg", "exp_avg_sq"):
+                if f"{key}.{name}" in tensors:
+                    value = tensors[f"{key}.{name}"].to(parameter.device, copy=True)
+                    self.optimizer.state[parameter][key] = value
         self.steps_taken = values["steps_taken"]
         if values["scaler"]:
             self._scaler.load_state_dict(values["scaler"])
+
+
+def _optimizer(name: str, model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
