@@ -135,14 +135,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD, one optimizer a model, both with these settings."""
+    """One optimizer a model, both with these settings."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with momentum and L2 weight decay; adamw: decoupled weight decay, betas 0.9 and 0.999."""
     lr: float = 0.1
     """Learning rate at the start, above 0."""
     momentum: float = 0.9
-    """Momentum, 0 up to but not including 1."""
+    """sgd: momentum, 0 up to but not including 1."""
     weight_decay: float = 5e-4
-    """L2 weight decay, 0 or more."""
+    """Weight decay, 0 or more."""
     schedule: Literal["constant", "multistep", "cosine", "onecycle"] = "multistep"
     """multistep: times gamma at each milestone; cosine: to 0; onecycle: up for 30 % of the steps, then down to 0."""
     milestones: tuple[int, ...] = (60, 120, 160)

@@ -188,6 +188,7 @@ class Trainer:
             sync_batchnorm=parallel.sync_batchnorm,
             batch_size=self.config.data.batch_size // train.accumulate,
             lr_at=lr_at,
+            optimizer=optim.name,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
             precision=train.precision,

@@ -44,10 +44,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tiny_config
     assert evaluations[0] == evaluations[1]
 
 
-@pytest.mark.parametrize("stop", [1, 5, 7])
-def test_a_run_stopped_at_any_step_goes_on_to_the_same_bits(tiny_config, tmp_path, stop):
+@pytest.mark.parametrize(("stop", "optimizer"), [(1, "sgd"), (5, "sgd"), (7, "sgd"), (7, "adamw")])
+def test_a_run_stopped_at_any_step_goes_on_to_the_same_bits(tiny_config, tmp_path, stop, optimizer):
     """5 is the end of an epoch, the others lie inside one."""
-    settings = {**tiny_config, "checkpoint": {"every_steps": 1}}
+    optim = {**tiny_config["optim"], "name": optimizer}
+    settings = {**tiny_config, "optim": optim, "checkpoint": {"every_steps": 1}}
     run(settings, tmp_path / "whole")
     trainer = Trainer(from_mapping(settings), tmp_path / "parts")
     step = trainer.train_step

@@ -95,7 +95,7 @@ class CifarResNet(nn.Module):
 
 
 def resnet18(num_classes: int, in_channels: int = 3) -> CifarResNet:
-    """ResNet-18 with a 3x3 stem; PyTorch's default initialisation, as in the released code of ACT, TRADES and MART."""
+    """ResNet-18 with a 3x3 stem, initialised by PyTorch's defaults."""
     widths = (64, 64, 128, 256, 512)
     return CifarResNet(BasicBlock, widths, 2, num_classes=num_classes, in_channels=in_channels)
 

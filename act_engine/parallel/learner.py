@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from act_engine.attack import AUTOCAST, AttackView, LiveView, unit_range
 
+OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
+"""What SGD and AdamW keep for a parameter."""
+
 
 class Learner:
     """One model as the trainer drives it: called for logits, then `backward`, and after `accumulate` of those, `step`.
@@ -18,7 +21,9 @@ class Learner:
     Args:
         model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
         lr_at: learning rate as a function of the number of steps taken.
-        momentum, weight_decay: of SGD.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        momentum: of SGD.
+        weight_decay: of either.
         channels_last: keep images and convolution weights in that layout.
         compile: run the model through torch.compile.
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
@@ -32,6 +37,7 @@ class Learner:
         model: nn.Module,
         *,
         lr_at: Callable[[int], float],
+        optimizer: str = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         precision: str = "float32",
@@ -48,9 +54,7 @@ class Learner:
         if compile:
             self.module.compile()
         self.lr_at, self.steps_taken = lr_at, 0
-        self.optimizer = torch.optim.SGD(
-            self.module.parameters(), lr=lr_at(0), momentum=momentum, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = _optimizer(optimizer, self.module, lr_at(0), momentum, weight_decay)
         self.accumulate, self.clip_norm, self.ema_decay = accumulate, clip_norm, ema_decay
         self._backwards = 0  # since the last step
         self.precision, self._autocast = precision, AUTOCAST[precision]
@@ -107,9 +111,9 @@ class Learner:
         """
         tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            for key, value in self.optimizer.state[parameter].items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}.{name}"] = value
         tensors |= {f"ema.{name}": value for name, value in self._average.items()}
         values = {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
         return (host_copies(tensors) if keep else {}), values
@@ -117,11 +121,13 @@ class Learner:
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, under this strategy or another."""
         self.module.load_state_dict(part(tensors, "model"))
-        momentum = part(tensors, "momentum")
         for name, parameter in self.module.named_parameters():
-            if name in momentum:
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            for key in OPTIMIZER_STATE:
+                if f"{key}.{name}" in tensors:
+                    value = tensors[f"{key}.{name}"]
+                    like = parameter if value.shape == parameter.shape else value
+                    copy = torch.empty_like(like, device=parameter.device, dtype=value.dtype).copy_(value)
+                    self.optimizer.state[parameter][key] = copy
         self._load_average(tensors)
         self._load_values(values)
 
@@ -178,3 +184,9 @@ def host_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(value.is_cuda for value in tensors.values()):
         torch.cuda.current_stream().synchronize()
     return copies
+
+
+def _optimizer(name: str, model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)

@@ -133,7 +133,7 @@ class ZeroLearner(Learner):
             else:
                 take(f"model.{name}", self._gathered(value))
                 if self.steps_taken:
-                    take(f"momentum.{name}", self._gathered_momentum(value))
+                    take(f"{MOMENTUM}.{name}", self._gathered_momentum(value))
             if name in self._average:
                 shard = self._average[name]
                 sharded = self._stage == 3 and isinstance(value, nn.Parameter)
@@ -141,7 +141,7 @@ class ZeroLearner(Learner):
         return tensors, {"steps_taken": self.steps_taken, "scaler": {}}
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        weights, momentum, averages = part(tensors, "model"), part(tensors, "momentum"), part(tensors, "ema")
+        weights, momentum, averages = part(tensors, "model"), part(tensors, MOMENTUM), part(tensors, "ema")
         if momentum:
             self._make_momentum()
         for name, value in self._engine.module.state_dict(keep_vars=True).items():
