@@ -17,7 +17,6 @@ from act_engine.dryrun import Step, measure_step
 from act_engine.models import build_model
 from act_engine.objectives import build_objective
 
-GIB = 2**30
 FLOAT_BYTES = 4  # weights, gradients and the optimizer's tensors are float32 whatever the precision of the passes
 DATA_SETS = {  # training images, classes, picture; None: data.image_size
     "digits": (1297, 10, (1, 8, 8)),
@@ -97,7 +96,6 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
         f"training, an image: forward and backward, {passes}",
         f"arithmetic, an image: {flops / 1e9:.2f} GFLOP, {steps * step.attack_flops / flops:.0%} of it the attack",
         "",
-        "memory a GPU, GiB (workspaces and fragmentation come on top):",
         *_memory_table(config, step, gpus),
         "",
         f"{config.train.epochs} epochs of {images:,} images: {images * config.train.epochs * flops:.2e} FLOP",
@@ -110,6 +108,8 @@ def _memory_table(config: Config, step: Step, gpus: Sequence[int]) -> list[str]:
     parameters = sum(step.parameters.values()) * FLOAT_BYTES
     copies = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     activations = step.fixed_bytes + step.activation_bytes * config.data.batch_size
+    total = parameters * (2 + copies) + step.buffer_bytes + activations
+    unit, unit_bytes = ("GiB", 2**30) if total >= 2**30 else ("MiB", 2**20)
     rows = [("strategy", "GPUs", "weights", "gradients", "optimizer", "activations", "total")]
     for stage in range(4):
         for count in gpus:
@@ -120,8 +120,8 @@ def _memory_table(config: Config, step: Step, gpus: Sequence[int]) -> list[str]:
             optimizer = copies * parameters / (count if stage >= 1 else 1)
             parts = (weights, gradients, optimizer, activations)
             strategy = f"ZeRO {stage}" if stage else "whole"
-            rows.append((strategy, str(count), *(f"{part / GIB:.2f}" for part in (*parts, sum(parts)))))
-    return _table(rows)
+            rows.append((strategy, str(count), *(f"{part / unit_bytes:.2f}" for part in (*parts, sum(parts)))))
+    return [f"memory a GPU, {unit} (workspaces and fragmentation come on top):", *_table(rows)]
 
 
 def _cost_table(
