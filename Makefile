@@ -8,10 +8,18 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: train test bench lint setup clean
+.PHONY: train train-imagenet-smoke test bench lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
+
+# The ImageNet path end to end with no download: real photographs as a JPEG tree, through DALI, trained and evaluated.
+SMOKE ?= runs/imagenet-smoke-$(shell date +%Y%m%d-%H%M%S)
+train-imagenet-smoke: $(VENV)/all.stamp
+	$(BIN)/python -m act_engine.data.samples $(SMOKE)/pictures --classes 4 --train 32 --test 8
+	$(BIN)/torchrun -m act_engine.train --recipe imagenet_resnet50 --output $(SMOKE)/run --data.path $(SMOKE)/pictures \
+	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
+	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
 
 test: lint
 	$(BIN)/python -m pytest

@@ -87,8 +87,11 @@ class DaliLoader(OrderedLoader):
         self._drain()
         self._feed = self._inputs(epoch, order, first_step)
         for step in range(first_step, len(self)):
-            labels = torch.from_numpy(self.files.labels[order[self.span(step)]])
-            yield Batch(self._next_images(order[self.span(step)]), labels.to(self.device))
+            chosen = order[self.span(step)]
+            labels = torch.from_numpy(self.files.labels[chosen])
+            if self.device.type == "cuda":
+                labels = labels.pin_memory()  # so that the copy does not wait for the step under way
+            yield Batch(self._next_images(chosen), labels.to(self.device, non_blocking=True))
 
     def size_at(self, epoch: int) -> int:
         """Return the image size of pass `epoch`."""

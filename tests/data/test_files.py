@@ -235,6 +235,27 @@ def test_shards_that_cannot_be(tmp_path: Path, image_tree: Path):
         checked(tar_shards(tmp_path), bad_images="error", threads=1)
 
 
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("folder", ["", "a/", "long" * 30 + "/", "bär/", "l" * 90 + "/" + "m" * 60 + "/"])
+def test_shards_of_every_tar_format(tmp_path: Path, tar_format: int, folder: str):
+    with tarfile.open(tmp_path / "0.tar", "w", format=tar_format) as archive:
+        directory = tarfile.TarInfo("a")
+        directory.type = tarfile.DIRTYPE
+        archive.addfile(directory)
+        for number in range(3):
+            for name, content in ((f"{folder}{number}.jpg", b"J" * (700 + number)), (f"{folder}{number}.cls", b"7")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                try:
+                    archive.addfile(member, io.BytesIO(content))
+                except ValueError:
+                    pytest.skip("this format has no room for the name")
+    files = tar_shards(tmp_path)
+    assert [name.split(": ")[1] for name in files.names] == [f"{folder}{number}" for number in range(3)]
+    assert [files.read(number).tobytes() for number in range(3)] == [b"J" * (700 + number) for number in range(3)]
+    assert files.labels.tolist() == [7, 7, 7]
+
+
 def test_labels_in_shards_below_num_classes(tmp_path: Path, image_tree: Path):
     picture = (image_tree / "train" / "class_0" / "0000.jpg").read_bytes()
     for split, label in (("train", b"1"), ("val", b"2")):
