@@ -294,6 +294,8 @@ def import_deepspeed(device_type: str | None = None) -> ModuleType:
             "parallel.strategy: got 'deepspeed', which is not installed; pip install 'act-engine[distributed]'"
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # On the CPU it would compile a collective for inference at run time, for minutes, that training never calls.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 

@@ -3,14 +3,17 @@
 Arguments: an output folder. Rank 0 writes what each configuration came to into ``world-N.pt``.
 """
 
+import json
 import os
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine import trainer as trainer_module
 from act_engine.attack import Attack
@@ -18,12 +21,13 @@ from act_engine.config import from_mapping
 from act_engine.trainer import Trainer
 
 STEPS = 5
+ZERO = {"strategy": "deepspeed"}
 CASES = {
     **{f"ddp/{a}": ({"strategy": "ddp"}, a) for a in (1, 2)},
-    **{f"zero{s}/{a}": ({"strategy": "deepspeed", "zero_stage": s}, a) for s in range(4) for a in (1, 2)},
-    "zero3-layers/1": ({"strategy": "deepspeed", "zero_stage": 3, "gather_for_attack": False}, 1),
-    "zero3-layers/2": ({"strategy": "deepspeed", "zero_stage": 3, "gather_for_attack": False}, 2),
+    **{f"zero{stage}/{a}": ({**ZERO, "zero_stage": stage}, a) for stage in range(4) for a in (1, 2)},
+    **{f"zero3-layers/{a}": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, a) for a in (1, 2)},
 }
+SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # it leaves small parameters whole
 
 
 class TinyNet(nn.Module):
@@ -43,7 +47,7 @@ def settings(parallel: dict, accumulate: int, world_size: int) -> dict:
         "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
         "attack": {"eps": 0.15, "step_size": 0.05, "steps": 3},
         "data": {"name": "digits", "batch_size": 32 // world_size},
-        "optim": {"lr": 0.1, "schedule": "constant", "clip_norm": 2.0},
+        "optim": {"lr": 0.1, "schedule": "constant", "clip_norm": 0.5},
         "train": {"epochs": 1, "max_steps": STEPS, "device": "cpu", "accumulate": accumulate, "ema": 0.9},
         "parallel": parallel,
     }
@@ -53,27 +57,22 @@ def use_tiny_net() -> None:
     trainer_module.build_model = lambda name, *, num_classes, image_shape: TinyNet(num_classes)
 
 
-class Collectives:
-    """Counts the collectives issued inside, by name, on every process group."""
-
-    NAMES = ("all_reduce", "all_gather", "all_gather_into_tensor", "reduce", "reduce_scatter_tensor", "broadcast")
+class Collectives(TorchDispatchMode):
+    """Counts the collectives issued inside, by name, on every process group and in every pass."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.counts: Counter[str] = Counter()
 
-    def __enter__(self) -> "Collectives":
-        self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
-        self.profiler.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.profiler.__exit__(*error)
-        for event in self.profiler.events():
-            if event.name.startswith("c10d::"):
-                self.counts[event.name.removeprefix("c10d::")] += 1
+    def __torch_dispatch__(self, op, types, arguments=(), keywords=None):
+        if op.namespace == "c10d":
+            self.counts[op._schema.name.removeprefix("c10d::")] += 1
+        return op(*arguments, **(keywords or {}))
 
 
 def run_case(parallel: dict, accumulate: int, folder: Path) -> dict:
+    if parallel.get("zero_stage") == 3:
+        parallel = {**parallel, "deepspeed_config": str(folder.parent / "shard_all.json")}
     trainer = Trainer(from_mapping(settings(parallel, accumulate, dist.get_world_size())), folder)
     counts = []
     call = Attack.__call__
@@ -84,7 +83,7 @@ def run_case(parallel: dict, accumulate: int, folder: Path) -> dict:
         counts.append(dict(collectives.counts))
         return x_adv
 
-    Attack.__call__ = counted if trainer.world.size > 1 else call
+    Attack.__call__ = counted
     losses = []
     for images, labels in trainer.data.train.epoch(0):
         mine = trainer.train_step(images, labels)
@@ -104,10 +103,15 @@ def main() -> None:
     use_tiny_net()
     dist.init_process_group("gloo")
     size = dist.get_world_size()
+    if dist.get_rank() == 0:
+        (output / "shard_all.json").write_text(json.dumps(SHARD_ALL))
+    dist.barrier()
     cases = {"single/1": ({}, 1), **CASES} if size == 1 else CASES
     results = {}
     for name, (parallel, accumulate) in cases.items():
+        began = time.perf_counter()
         results[name] = run_case(parallel, accumulate, output / f"{size}-{name.replace('/', '-')}")
+        results[name]["seconds"] = time.perf_counter() - began
     if dist.get_rank() == 0:
         torch.save(results, output / f"world-{size}.pt")
     dist.barrier()
