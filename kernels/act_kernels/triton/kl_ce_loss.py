@@ -1,0 +1,250 @@
+"""KL + cross-entropy of each row with its gradients, and the kernels that `act_loss` shares.
+
+Rows of up to 4096 classes stay on chip: each matrix is read once, each gradient written once. Wider rows take two passes:
+the first keeps running maxima and sums (online softmax), the second reads the row again, from the L2 cache while the
+rows in flight fit there, and writes the gradients.
+
+With a = (t − max t) / T and b = (z − max z) / T, A = Σ exp(a) and B = Σ exp(b), the divergence is
+
+    KL(softmax(t / T) ‖ softmax(z / T)) = Σ exp(a) (a − b) / A − log A + log B
+
+where large logits cancel before anything is rounded at their size.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from act_kernels.triton.images import on_device
+
+# 8 elements a thread: two 16-byte accesses of float32, one of float16, and room in registers for four exponentials of each.
+_TILE = 1024
+_WIDEST = 4096
+
+
+def kl_ce_loss(
+    logits: Tensor,
+    target_logits: Tensor,
+    labels: Tensor,
+    kl_weight: float,
+    ce_weight: float,
+    target_ce_weight: float,
+    temperature: float,
+    label_smoothing: float,
+    grad_scale: float,
+    logits_grad: bool,
+    target_grad: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """`act_kernels.reference.kl_ce_loss` for float32, float16 and bfloat16."""
+    losses = torch.empty(1, labels.shape[0], dtype=torch.float32, device=logits.device)
+    weights = (ce_weight, kl_weight, target_ce_weight, 0.0, temperature, label_smoothing, grad_scale)
+    grads = launch_rows(losses, logits, target_logits, labels, weights, logits_grad, target_grad)
+    return losses[0], *grads
+
+
+def launch_rows(
+    losses: Tensor,
+    first: Tensor,
+    second: Tensor,
+    labels: Tensor,
+    weights: tuple[float, ...],
+    first_grad: bool,
+    second_grad: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Write each row's losses into `losses` ([1, B] for kl_ce_loss, [2, B] for act_loss) and return the gradients."""
+    rows, classes = first.shape
+    grads = tuple(torch.empty_like(first) if wanted else None for wanted in (first_grad, second_grad))
+    if rows == 0:
+        return grads
+    columns = min(triton.next_power_of_2(classes), _WIDEST)
+    rows_each = max(_TILE // columns, 1)
+    kernel = _rows_kernel if classes <= columns else _wide_rows_kernel
+    with on_device(first):
+        kernel[(triton.cdiv(rows, rows_each),)](
+            losses, *grads, first, second, labels, rows, *weights,
+            CLASSES=classes, ROWS=rows_each, COLUMNS=columns,
+            ACT=losses.shape[0] == 2, UNIT=weights[4] == 1.0, num_warps=rows_each * columns // 256,
+        )  # fmt: skip
+    return grads
+
+
+# `CLASSES` is a compile-time constant: Triton then knows the rows' alignment, without which there are no 16-byte
+# accesses, and a training has one class count.
+@triton.jit
+def _rows_kernel(
+    losses, grad_first, grad_second, first, second, labels, rows,
+    first_ce, first_kl, second_ce, second_kl, temperature, smoothing, grad_scale,
+    CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACT: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, COLUMNS)[None, :]
+    mask = (row < rows) & (column < CLASSES)
+    offsets = row * CLASSES + column
+    z = tl.load(first + offsets, mask, other=0.0).to(tl.float32)
+    t = tl.load(second + offsets, mask, other=0.0).to(tl.float32)
+    z_max = tl.max(tl.where(mask, z, float("-inf")), 1, keep_dims=True)
+    t_max = tl.max(tl.where(mask, t, float("-inf")), 1, keep_dims=True)
+    z, t = z - z_max, t - t_max
+
+    p, s = _exponentials(z, mask, temperature, UNIT)
+    p_target, q = _exponentials(t, mask, temperature, UNIT)
+    ratio = tl.where(mask, (t - z) / temperature, 0.0)
+    p_sum, p_target_sum = tl.sum(p, 1, keep_dims=True), tl.sum(p_target, 1, keep_dims=True)
+    s_sum, q_sum = tl.sum(s, 1, keep_dims=True), tl.sum(q, 1, keep_dims=True)
+    kl = tl.sum(q * ratio, 1, keep_dims=True) / q_sum - tl.log(q_sum) + tl.log(s_sum)
+    reverse_kl = tl.sum(s * -ratio, 1, keep_dims=True) / s_sum - tl.log(s_sum) + tl.log(q_sum) if ACT else kl
+
+    label, inside = _label(labels, row, rows, CLASSES)
+    z_label = tl.load(first + row * CLASSES + label, row < rows).to(tl.float32) - z_max
+    t_label = tl.load(second + row * CLASSES + label, row < rows).to(tl.float32) - t_max
+    ce = _cross_entropy(
+        z_label, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, inside, smoothing, CLASSES
+    )
+    target_ce = _cross_entropy(
+        t_label, tl.sum(tl.where(mask, t, 0.0), 1, keep_dims=True), p_target_sum, inside, smoothing, CLASSES
+    )
+    _store_losses(
+        losses, row, rows, ce, target_ce, kl, reverse_kl,
+        first_ce, first_kl, second_ce, second_kl, temperature, ACT,
+    )  # fmt: skip
+    _store_gradients(
+        grad_first, grad_second, offsets, mask,
+        p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
+        ratio - tl.log(q_sum) + tl.log(s_sum) - kl,
+        _label_share(column, label, inside, smoothing, CLASSES),
+        first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
+    )  # fmt: skip
+
+
+@triton.jit
+def _wide_rows_kernel(
+    losses, grad_first, grad_second, first, second, labels, rows,
+    first_ce, first_kl, second_ce, second_kl, temperature, smoothing, grad_scale,
+    CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACT: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    first += row * CLASSES
+    second += row * CLASSES
+    # Every column of a tile keeps its own sums, all relative to the row's running maxima; a new maximum rescales them.
+    z_max = tl.load(first).to(tl.float32)
+    t_max = tl.load(second).to(tl.float32)
+    count = tl.zeros((COLUMNS,), tl.float32)
+    z_total, t_total = count, count
+    p_sum, p_target_sum, s_sum, q_sum = count, count, count, count
+    kl_sum, reverse_sum = count, count
+    for begin in range(0, CLASSES, COLUMNS):
+        column = begin + tl.arange(0, COLUMNS)
+        mask = column < CLASSES
+        z = tl.load(first + column, mask, other=0.0).to(tl.float32)
+        t = tl.load(second + column, mask, other=0.0).to(tl.float32)
+        z_new = tl.maximum(z_max, tl.max(tl.where(mask, z, float("-inf")), 0))
+        t_new = tl.maximum(t_max, tl.max(tl.where(mask, t, float("-inf")), 0))
+        z_rise, t_rise = z_new - z_max, t_new - t_max
+        z_max, t_max = z_new, t_new
+        z, t = z - z_max, t - t_max
+
+        rise = (t_rise - z_rise) / temperature
+        s_shrink, q_shrink = tl.exp(-z_rise / temperature), tl.exp(-t_rise / temperature)
+        p, s = _exponentials(z, mask, temperature, UNIT)
+        p_target, q = _exponentials(t, mask, temperature, UNIT)
+        ratio = tl.where(mask, (t - z) / temperature, 0.0)
+        kl_sum = q_shrink * (kl_sum - q_sum * rise) + q * ratio
+        reverse_sum = s_shrink * (reverse_sum + s_sum * rise) - s * ratio
+        s_sum = s_shrink * s_sum + s
+        q_sum = q_shrink * q_sum + q
+        p_sum = tl.exp(-z_rise) * p_sum + p
+        p_target_sum = tl.exp(-t_rise) * p_target_sum + p_target
+        z_total = z_total - count * z_rise + tl.where(mask, z, 0.0)
+        t_total = t_total - count * t_rise + tl.where(mask, t, 0.0)
+        count += mask.to(tl.float32)
+
+    p_sum, p_target_sum, s_sum, q_sum = tl.sum(p_sum, 0), tl.sum(p_target_sum, 0), tl.sum(s_sum, 0), tl.sum(q_sum, 0)
+    log_sums = tl.log(q_sum) - tl.log(s_sum)
+    kl = tl.sum(kl_sum, 0) / q_sum - log_sums
+    reverse_kl = tl.sum(reverse_sum, 0) / s_sum + log_sums
+    label, inside = _label(labels, row, rows, CLASSES)
+    z_label = tl.load(first + label).to(tl.float32) - z_max
+    t_label = tl.load(second + label).to(tl.float32) - t_max
+    ce = _cross_entropy(z_label, tl.sum(z_total, 0), p_sum, inside, smoothing, CLASSES)
+    target_ce = _cross_entropy(t_label, tl.sum(t_total, 0), p_target_sum, inside, smoothing, CLASSES)
+    _store_losses(
+        losses, row, rows, ce, target_ce, kl, reverse_kl,
+        first_ce, first_kl, second_ce, second_kl, temperature, ACT,
+    )  # fmt: skip
+
+    if grad_first is not None or grad_second is not None:
+        for begin in range(0, CLASSES, COLUMNS):
+            column = begin + tl.arange(0, COLUMNS)
+            mask = column < CLASSES
+            z = tl.load(first + column, mask, other=0.0).to(tl.float32) - z_max
+            t = tl.load(second + column, mask, other=0.0).to(tl.float32) - t_max
+            p, s = _exponentials(z, mask, temperature, UNIT)
+            p_target, q = _exponentials(t, mask, temperature, UNIT)
+            _store_gradients(
+                grad_first, grad_second, row * CLASSES + column, mask,
+                p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
+                (t - z) / temperature - log_sums - kl,
+                _label_share(column, label, inside, smoothing, CLASSES),
+                first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
+            )  # fmt: skip
+
+
+@triton.jit
+def _exponentials(shifted, mask, temperature, UNIT: tl.constexpr):
+    """exp(shifted) and exp(shifted / temperature), 0 outside the row."""
+    plain = tl.where(mask, tl.exp(shifted), 0.0)
+    soft = plain if UNIT else tl.where(mask, tl.exp(shifted / temperature), 0.0)
+    return plain, soft
+
+
+@triton.jit
+def _label(labels, row, rows, CLASSES: tl.constexpr):
+    """The row's label, made safe to index with, and whether it was in range."""
+    label = tl.load(labels + row, row < rows, other=0)
+    inside = (label >= 0) & (label < CLASSES)
+    return tl.where(inside, label, 0), inside
+
+
+@triton.jit
+def _label_share(column, label, inside, smoothing, CLASSES: tl.constexpr):
+    """The smoothed labels' probability of each class; NaN where the label is out of range."""
+    share = tl.where(column == label, 1 - smoothing, 0.0) + smoothing / CLASSES
+    return tl.where(inside, share, float("nan"))
+
+
+@triton.jit
+def _cross_entropy(at_label, total, exp_sum, inside, smoothing, CLASSES: tl.constexpr):
+    """Cross-entropy from logits relative to the row's maximum: the label's, and their sum over the classes."""
+    ce = tl.log(exp_sum) - (1 - smoothing) * at_label - smoothing / CLASSES * total
+    return tl.where(inside, ce, float("nan"))
+
+
+@triton.jit
+def _store_losses(
+    losses, row, rows, ce, target_ce, kl, reverse_kl,
+    first_ce, first_kl, second_ce, second_kl, temperature, ACT: tl.constexpr,
+):  # fmt: skip
+    squared = temperature * temperature
+    loss = first_ce * ce + first_kl * squared * kl
+    if ACT:
+        tl.store(losses + rows + row, second_ce * target_ce + second_kl * squared * reverse_kl, row < rows)
+    else:
+        loss += second_ce * target_ce
+    tl.store(losses + row, loss, row < rows)
+
+
+@triton.jit
+def _store_gradients(
+    grad_first, grad_second, offsets, mask, p, s, p_target, q, centred_ratio, share,
+    first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT: tl.constexpr,
+):  # fmt: skip
+    if grad_first is not None:
+        grad = first_ce * (p - share) + first_kl * temperature * (s - q)
+        tl.store(grad_first + offsets, (grad_scale * grad).to(grad_first.dtype.element_ty), mask)
+    if grad_second is not None:
+        if ACT:
+            grad = second_ce * (p_target - share) + second_kl * temperature * (q - s)
+        else:
+            grad = second_ce * (p_target - share) + first_kl * temperature * q * centred_ratio
+        tl.store(grad_second + offsets, (grad_scale * grad).to(grad_second.dtype.element_ty), mask)
