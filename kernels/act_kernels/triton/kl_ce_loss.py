@@ -6,7 +6,7 @@ rows in flight fit there, and writes the gradients.
 
 With a = (t − max t) / T and b = (z − max z) / T, A = Σ exp(a) and B = Σ exp(b), the divergence is
 
-    KL(softmax(t / T) ‖ softmax(z / T)) = Σ exp(a) (a − b) / A − log A + log B
+    KL(softmax(t / T) ‖ softmax(z / T)) = Σ exp(a) (a − b) / A + log (B / A)
 
 where large logits cancel before anything is rounded at their size.
 """
@@ -92,8 +92,9 @@ def _rows_kernel(
     ratio = tl.where(mask, (t - z) / temperature, 0.0)
     p_sum, p_target_sum = tl.sum(p, 1, keep_dims=True), tl.sum(p_target, 1, keep_dims=True)
     s_sum, q_sum = tl.sum(s, 1, keep_dims=True), tl.sum(q, 1, keep_dims=True)
-    kl = tl.sum(q * ratio, 1, keep_dims=True) / q_sum - tl.log(q_sum) + tl.log(s_sum)
-    reverse_kl = tl.sum(s * -ratio, 1, keep_dims=True) / s_sum - tl.log(s_sum) + tl.log(q_sum) if ACT else kl
+    mean_ratio = tl.sum(q * ratio, 1, keep_dims=True) / q_sum
+    kl = mean_ratio + tl.log(s_sum / q_sum)
+    reverse_kl = tl.log(q_sum / s_sum) - tl.sum(s * ratio, 1, keep_dims=True) / s_sum if ACT else kl
 
     label, inside = _label(labels, row, rows, CLASSES)
     z_label = tl.load(first + row * CLASSES + label, row < rows).to(tl.float32) - z_max
@@ -111,7 +112,7 @@ def _rows_kernel(
     _store_gradients(
         grad_first, grad_second, offsets, mask,
         p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
-        ratio - tl.log(q_sum) + tl.log(s_sum) - kl,
+        ratio - mean_ratio,
         _label_share(column, label, inside, smoothing, CLASSES),
         first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
     )  # fmt: skip
@@ -127,8 +128,11 @@ def _wide_rows_kernel(
     first += row * CLASSES
     second += row * CLASSES
     # Every column of a tile keeps its own sums, all relative to the row's running maxima; a new maximum rescales them.
+    # kl_sum is relative to z_anchor, the maximum of z when that of t last rose: a later rise of z then leaves it alone, so
+    # that where one class has all the mass its ratio and the mean ratio are equal, and the gradient to t exactly zero.
     z_max = tl.load(first).to(tl.float32)
     t_max = tl.load(second).to(tl.float32)
+    z_anchor = z_max
     count = tl.zeros((COLUMNS,), tl.float32)
     z_total, t_total = count, count
     p_sum, p_target_sum, s_sum, q_sum = count, count, count, count
@@ -142,15 +146,17 @@ def _wide_rows_kernel(
         t_new = tl.maximum(t_max, tl.max(tl.where(mask, t, float("-inf")), 0))
         z_rise, t_rise = z_new - z_max, t_new - t_max
         z_max, t_max = z_new, t_new
+        anchor_rise = tl.where(t_rise > 0, z_max - z_anchor, 0.0)
+        z_anchor = tl.where(t_rise > 0, z_max, z_anchor)
+        anchored = tl.where(mask, ((t - t_max) - (z - z_anchor)) / temperature, 0.0)
         z, t = z - z_max, t - t_max
 
-        rise = (t_rise - z_rise) / temperature
         s_shrink, q_shrink = tl.exp(-z_rise / temperature), tl.exp(-t_rise / temperature)
         p, s = _exponentials(z, mask, temperature, UNIT)
         p_target, q = _exponentials(t, mask, temperature, UNIT)
         ratio = tl.where(mask, (t - z) / temperature, 0.0)
-        kl_sum = q_shrink * (kl_sum - q_sum * rise) + q * ratio
-        reverse_sum = s_shrink * (reverse_sum + s_sum * rise) - s * ratio
+        kl_sum = q_shrink * (kl_sum - q_sum * ((t_rise - anchor_rise) / temperature)) + q * anchored
+        reverse_sum = s_shrink * (reverse_sum + s_sum * ((t_rise - z_rise) / temperature)) - s * ratio
         s_sum = s_shrink * s_sum + s
         q_sum = q_shrink * q_sum + q
         p_sum = tl.exp(-z_rise) * p_sum + p
@@ -160,9 +166,9 @@ def _wide_rows_kernel(
         count += mask.to(tl.float32)
 
     p_sum, p_target_sum, s_sum, q_sum = tl.sum(p_sum, 0), tl.sum(p_target_sum, 0), tl.sum(s_sum, 0), tl.sum(q_sum, 0)
-    log_sums = tl.log(q_sum) - tl.log(s_sum)
-    kl = tl.sum(kl_sum, 0) / q_sum - log_sums
-    reverse_kl = tl.sum(reverse_sum, 0) / s_sum + log_sums
+    mean_ratio = tl.sum(kl_sum, 0) / q_sum
+    kl = mean_ratio + (z_max - z_anchor) / temperature + tl.log(s_sum / q_sum)
+    reverse_kl = tl.sum(reverse_sum, 0) / s_sum + tl.log(q_sum / s_sum)
     label, inside = _label(labels, row, rows, CLASSES)
     z_label = tl.load(first + label).to(tl.float32) - z_max
     t_label = tl.load(second + label).to(tl.float32) - t_max
@@ -177,14 +183,16 @@ def _wide_rows_kernel(
         for begin in range(0, CLASSES, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)
             mask = column < CLASSES
-            z = tl.load(first + column, mask, other=0.0).to(tl.float32) - z_max
+            z = tl.load(first + column, mask, other=0.0).to(tl.float32)
             t = tl.load(second + column, mask, other=0.0).to(tl.float32) - t_max
+            centred_ratio = (t - (z - z_anchor)) / temperature - mean_ratio
+            z -= z_max
             p, s = _exponentials(z, mask, temperature, UNIT)
             p_target, q = _exponentials(t, mask, temperature, UNIT)
             _store_gradients(
                 grad_first, grad_second, row * CLASSES + column, mask,
                 p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
-                (t - z) / temperature - log_sums - kl,
+                centred_ratio,
                 _label_share(column, label, inside, smoothing, CLASSES),
                 first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
             )  # fmt: skip

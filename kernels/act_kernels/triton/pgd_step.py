@@ -179,7 +179,7 @@ def _l2_apply_kernel(
     slope_length = tl.sqrt(tl.sum(tl.load(source, partial < partials, other=0.0), 0))
     slope_delta = tl.sum(tl.load(source + partials, partial < partials, other=0.0), 0)
     length_squared = tl.sum(tl.load(source + 2 * partials, partial < partials, other=0.0), 0)
-    if slope_length > 0:
+    if slope_length != 0:
         wide_step = tl.zeros((), tl.float64) + step
         length_squared += 2 * wide_step * (slope_delta / slope_length) + wide_step * wide_step
     # A negative square is rounding; a NaN must stay.
@@ -206,7 +206,7 @@ def _columns(tile, COLUMNS: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def _delta(start, slope, clean, step, slope_length):
     """start + step · slope / |slope| − clean, with slope and its length in float64, the sum in float32."""
-    unit = tl.where(slope_length > 0, slope * (1.0 / slope_length), 0.0).to(tl.float32)
+    unit = tl.where(slope_length != 0, slope * (1.0 / slope_length), 0.0).to(tl.float32)
     return start + step * unit - clean
 
 
