@@ -22,7 +22,10 @@ _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3
 def _plain_cpp(cuda: str) -> str:
     """The two constructs that no header can give to a C++ compiler: launches, and shared memory sized at launch."""
     cuda = re.sub(
-        r"(\w+(?:<[\w, ]+>)?)\s*<<<(.+?)>>>\((.+?)\);", r"cuda_on_cpu::launch([=] { \1(\3); }, \2);", cuda, flags=re.DOTALL
+        r"(\w+(?:<[\w, ]+>)?)\s*<<<(.+?)>>>\((.+?)\);",
+        r"cuda_on_cpu::launch([=] { \1(\3); }, \2);",
+        cuda,
+        flags=re.DOTALL,
     )
     declaration = "extern __shared__ __align__(16) unsigned char shared[];"
     return cuda.replace(declaration, "unsigned char* shared = cuda_on_cpu::dynamic_shared();")
@@ -99,16 +102,25 @@ class Emulated:
 
     def random_start(self, out, noise, x, scale, lower, upper) -> None:
         if out.numel():
-            _check(self._library.random_start(ctypes.byref(_image_step(out, noise, noise, x, scale, 0.0, lower, upper))))
+            _check(
+                self._library.random_start(ctypes.byref(_image_step(out, noise, noise, x, scale, 0.0, lower, upper)))
+            )
 
     def act_loss(
         self, robust, natural, labels, robust_alpha, natural_alpha, temperature, grad_scale, robust_grad, natural_grad
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        grads = [torch.empty_like(z) if wanted else None for z, wanted in ((robust, robust_grad), (natural, natural_grad))]
+        grads = [
+            torch.empty_like(z) if wanted else None for z, wanted in ((robust, robust_grad), (natural, natural_grad))
+        ]
         means = torch.zeros(2)
         if len(labels):
             loss = _pair_loss(robust, natural, labels, temperature, grad_scale, grads)
-            loss.ce_z, loss.kl_z, loss.ce_t, loss.kl_t = 1 - robust_alpha, robust_alpha, 1 - natural_alpha, natural_alpha
+            loss.ce_z, loss.kl_z, loss.ce_t, loss.kl_t = (
+                1 - robust_alpha,
+                robust_alpha,
+                1 - natural_alpha,
+                natural_alpha,
+            )
             _check(self._library.pair_loss(ctypes.byref(loss), ctypes.c_void_p(means.data_ptr())))
         return means, *grads
 
@@ -116,12 +128,19 @@ class Emulated:
         self, logits, target, labels, kl_weight, ce_weight, target_ce_weight, temperature, label_smoothing, grad_scale,
         logits_grad, target_grad,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        grads = [torch.empty_like(z) if wanted else None for z, wanted in ((logits, logits_grad), (target, target_grad))]
+        grads = [
+            torch.empty_like(z) if wanted else None for z, wanted in ((logits, logits_grad), (target, target_grad))
+        ]
         losses = torch.empty(len(labels))
         if len(labels):
             loss = _pair_loss(logits, target, labels, temperature, grad_scale, grads)
             loss.joint, loss.loss_z = True, losses.data_ptr()
-            loss.ce_z, loss.kl_z, loss.ce_t, loss.label_smoothing = ce_weight, kl_weight, target_ce_weight, label_smoothing
+            loss.ce_z, loss.kl_z, loss.ce_t, loss.label_smoothing = (
+                ce_weight,
+                kl_weight,
+                target_ce_weight,
+                label_smoothing,
+            )
             _check(self._library.pair_loss(ctypes.byref(loss), None))
         return losses, *grads
 
