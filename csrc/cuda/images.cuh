@@ -19,18 +19,25 @@ class Constants {
     if (indexed_) {
       sample_ = i / static_cast<uint64_t>(s.sample_size);
       const uint64_t within = i - sample_ * s.sample_size;
-      channel_ = within / static_cast<uint64_t>(s.inner);
-      offset_ = within - channel_ * s.inner;
+      const uint64_t run = within / static_cast<uint64_t>(s.inner);
+      channel_ = run % static_cast<uint64_t>(s.channels);
+      left_in_sample_ = s.sample_size - within;
+      left_in_channel_ = s.inner - (within - run * s.inner);
       read();
     }
   }
 
-  // Moves on by one element. One past the last element is never read.
+  // Moves on by one element.
   __device__ __forceinline__ void advance() {
-    if (indexed_ && ++offset_ == s_.inner) {
-      offset_ = 0;
-      if (++channel_ == s_.channels) {
-        channel_ = 0;
+    if (!indexed_) {
+      return;
+    }
+    --left_in_sample_;
+    if (--left_in_channel_ == 0) {
+      left_in_channel_ = s_.inner;
+      channel_ = channel_ + 1 == s_.channels ? 0 : channel_ + 1;
+      if (left_in_sample_ == 0) {
+        left_in_sample_ = s_.sample_size;
         ++sample_;
       }
       read();
@@ -39,7 +46,7 @@ class Constants {
 
  private:
   __device__ __forceinline__ void read() {
-    if (sample_ < s_.samples) {
+    if (sample_ < s_.samples) {  // not so after the last element of all
       step = s_.step_sizes != nullptr ? s_.step_sizes[sample_] : step;
       eps = s_.epsilons != nullptr ? s_.epsilons[sample_] : eps;
       lower = s_.lowers != nullptr ? s_.lowers[channel_] : lower;
@@ -49,7 +56,7 @@ class Constants {
 
   const ImageStep& s_;
   const bool indexed_;
-  int64_t sample_, channel_, offset_;
+  int64_t sample_, channel_, left_in_sample_, left_in_channel_;
 };
 
 // Elements at the front of `numel` that whole packs of N cover; none where the addresses forbid them.

@@ -206,13 +206,13 @@ struct Losses {
 
 // `z` and `t` are the label's logits relative to their maxima.
 __device__ __forceinline__ Losses losses(const PairLoss& p, const RowSums& s, float z, float t, bool valid) {
-  const float T2 = p.temperature * p.temperature;
-  const float ce_z = p.ce_z * cross_entropy(s.exp_a, z, s.total_a, p.label_smoothing, p.classes);
-  const float ce_t = p.ce_t * cross_entropy(s.exp_b, t, s.total_b, p.label_smoothing, p.classes);
-  const float kl_z = p.kl_z * T2 * kl_divergence(s.cross_b, s.exp_b_T, s.exp_a_T);
-  const float kl_t = p.kl_t * T2 * kl_divergence(s.cross_a, s.exp_a_T, s.exp_b_T);
-  const float nothing = valid ? 0.0f : NAN;
-  return {(p.joint ? ce_z + ce_t : ce_z) + kl_z + nothing, ce_t + kl_t + nothing};
+  const double T2 = static_cast<double>(p.temperature) * p.temperature;
+  const double ce_z = p.ce_z * cross_entropy(s.exp_a, z, s.total_a, p.label_smoothing, p.classes);
+  const double ce_t = p.ce_t * cross_entropy(s.exp_b, t, s.total_b, p.label_smoothing, p.classes);
+  const double kl_z = p.kl_z * T2 * kl_divergence(s.cross_b, s.exp_b_T, s.exp_a_T);
+  const double kl_t = p.kl_t * T2 * kl_divergence(s.cross_a, s.exp_a_T, s.exp_b_T);
+  const double nothing = valid ? 0.0 : NAN;
+  return {static_cast<float>((p.joint ? ce_z + ce_t : ce_z) + kl_z + nothing), static_cast<float>(ce_t + kl_t + nothing)};
 }
 
 // Second pass.

@@ -37,7 +37,7 @@ def number_or_tensor(
 ) -> tuple[Tensor | None, float]:
     """Split a number or a tensor of `length` values (one a `what`) into the pair the raw ops take."""
     if not isinstance(value, Tensor):
-        if math.isnan(value):
+        if not value == value:  # nan; under torch.compile a number may be symbolic, which math.isnan cannot take
             raise ValueError(f"{name}: expected a number, got nan")
         return None, float(value)
     if value.dim() == 0:
@@ -67,12 +67,12 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
 def temperature(value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < math.inf:
         raise ValueError(f"temperature: expected a finite value > 0, got {value}")
 
 

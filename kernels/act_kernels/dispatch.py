@@ -54,19 +54,20 @@ def _module(backend: str) -> ModuleType:
     return importlib.import_module(f"act_kernels.{backend}")
 
 
-def _why_not(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
+def why_not(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
+    """Why `backend` cannot run `op` on a device type in a dtype, or None when it can."""
     return _module(backend).why_not(op, device, dtype)
 
 
 def _choose(op: str, device: str, dtype: torch.dtype) -> str:
     """Name of the backend that runs `op`; an explicit choice that cannot run it is a RuntimeError."""
     if _selected is not None:
-        reason = _why_not(_selected, op, device, dtype)
+        reason = why_not(_selected, op, device, dtype)
         if reason is not None:
             raise RuntimeError(f"{op}: backend {_selected!r} was asked for and cannot run: {reason}")
         return _selected
     for backend in _AUTOMATIC.get(device, ("reference",)):
-        if _why_not(backend, op, device, dtype) is None:
+        if why_not(backend, op, device, dtype) is None:
             return backend
     raise AssertionError(f"{op}: the reference runs everywhere")
 
@@ -88,7 +89,7 @@ def backends() -> dict[str, dict[str, dict[str, str]]]:
     for op in OPS:
         report[op] = {}
         for device in devices:
-            reasons = {backend: _why_not(backend, op, device, torch.float32) for backend in BACKENDS}
+            reasons = {backend: why_not(backend, op, device, torch.float32) for backend in BACKENDS}
             automatic = next(backend for backend in _AUTOMATIC[device] if reasons[backend] is None)
             report[op][device] = {backend: reason or "available" for backend, reason in reasons.items()}
             report[op][device]["automatic"] = automatic

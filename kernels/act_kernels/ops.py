@@ -47,10 +47,15 @@ def _either(tensor: Tensor | None, number: float) -> float | Tensor:
     return number if tensor is None else tensor
 
 
-def _pgd_step_into(out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, *rest: Any) -> None:
-    step_sizes, step_size, epsilons, eps, lowers, lower, uppers, upper, norm = rest
+def _check_not_negative(epsilons: Tensor | None) -> None:
+    """Where it costs no synchronisation."""
     if epsilons is not None and epsilons.device.type == "cpu" and not bool((epsilons >= 0).all()):
         raise ValueError("eps: expected values >= 0")
+
+
+def _pgd_step_into(out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, *rest: Any) -> None:
+    step_sizes, step_size, epsilons, eps, lowers, lower, uppers, upper, norm = rest
+    _check_not_negative(epsilons)
     layout = _layout(out)
     implementation("pgd_step", x_adv)(
         out,
@@ -80,6 +85,7 @@ def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
 
 def _random_start_inplace(noise: Tensor, x: Tensor, *rest: Any) -> None:
     scales, scale, lowers, lower, uppers, upper = rest
+    _check_not_negative(scales)
     layout = _layout(noise)
     out = noise.contiguous(memory_format=layout)
     implementation("random_start", noise)(

@@ -47,16 +47,20 @@ def program_offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):
 def per_sample(values, number, offsets, mask, sample_size):
     """The sample's value for each element: from `values` [N], or `number` where there is no tensor."""
     if values is None:
-        return number
-    return tl.load(values + offsets // sample_size, mask)
+        value = number
+    else:
+        value = tl.load(values + offsets // sample_size, mask)
+    return value
 
 
 @triton.jit
 def per_channel(values, number, offsets, mask, inner, channels):
     """The channel's value for each element: from `values` [C], or `number` where there is no tensor."""
     if values is None:
-        return number
-    return tl.load(values + (offsets // inner) % channels, mask)
+        value = number
+    else:
+        value = tl.load(values + (offsets // inner) % channels, mask)
+    return value
 
 
 @triton.jit

@@ -1,0 +1,1 @@
+"""The plain PyTorch that trainers write, to beat."""

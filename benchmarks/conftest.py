@@ -1,0 +1,75 @@
+"""Options and the one `bench` of a run; results are written at its end with --save-results."""
+
+import datetime
+import json
+import platform
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from measure import Bench
+
+_RESULTS = Path(__file__).parent / "results"
+_RUN = pytest.StashKey[Bench]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("act_kernels")
+    group.addoption("--large", action="store_true", help="also the sizes that take minutes on a CPU")
+    group.addoption("--rounds", type=int, default=30, help="timed calls of each contender (default 30)")
+    group.addoption("--save-results", action="store_true", help="write benchmarks/results/DEVICE/TIME.json")
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def bench(request, device) -> Bench:
+    request.config.stash[_RUN] = Bench(device, request.config.getoption("--rounds"))
+    return request.config.stash[_RUN]
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--large"):
+        skip = pytest.mark.skip(reason="large: run with --large")
+        for item in items:
+            if item.get_closest_marker("large"):
+                item.add_marker(skip)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "large: takes minutes on a CPU")
+
+
+def pytest_sessionfinish(session):
+    run = session.config.stash.get(_RUN, None)
+    if run is None or not run.rows or not session.config.getoption("--save-results"):
+        return
+    name = _device_name(run.device)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    record = {
+        "device": name,
+        "threads": torch.get_num_threads() if run.device.type == "cpu" else None,
+        "time": now.isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": "pytest benchmarks/ --benchmark-only --save-results"
+        + (" --large" if session.config.getoption("--large") else ""),
+        "rows": [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in run.rows],
+    }
+    folder = _RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{now:%Y%m%d-%H%M%S}.json"
+    rows = ",\n    ".join(json.dumps(row) for row in record.pop("rows"))
+    path.write_text(json.dumps(record, indent=2)[:-2] + f',\n  "rows": [\n    {rows}\n  ]\n}}\n')
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    from act_kernels import _C
+
+    return f"{platform.machine()} {_C.instruction_set()} {torch.get_num_threads()} threads"

@@ -1,0 +1,183 @@
+// See cuda_runtime_api.h.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "cuda_runtime_api.h"
+
+#define __host__
+#define __device__
+#define __global__ static
+#define __shared__ static
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+struct double2 {
+  double x, y;
+};
+struct Index {
+  unsigned x;
+};
+
+using std::max;
+using std::min;
+
+namespace cuda_on_cpu {
+
+// What the tests may set: a small device takes the paths of a large one with small tensors.
+struct Device {
+  int processors = 2;
+  int shared_memory = 227 * 1024;
+  bool capturing = false;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  bool finished = false;
+  long syncs = 0;     // barriers passed
+  long shuffles = 0;  // shuffles passed
+};
+
+struct Warp {
+  uint64_t values[2][32];  // of the current and the last shuffle
+  long arrived = 0;        // lanes, over all shuffles
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<unsigned char> shared;
+  ucontext_t scheduler;
+  std::function<void()> kernel;
+  long arrived = 0;  // at barriers, over all of them
+};
+
+inline Device device;
+inline Block* block = nullptr;
+inline unsigned running = 0;
+inline Index thread_index, block_index, grid_size;
+constexpr size_t kStack = 64 * 1024;
+
+inline void wait_until(const std::function<bool()>& ready) {
+  while (!ready()) {
+    const unsigned mine = running;
+    swapcontext(&block->fibers[mine].context, &block->scheduler);
+  }
+}
+
+inline void run_fiber() {
+  block->kernel();
+  block->fibers[running].finished = true;
+  swapcontext(&block->fibers[running].context, &block->scheduler);
+}
+
+inline unsigned char* dynamic_shared() {
+  auto address = reinterpret_cast<uintptr_t>(block->shared.data());
+  return reinterpret_cast<unsigned char*>((address + 15) / 16 * 16);
+}
+
+inline void launch(const std::function<void()>& kernel, unsigned blocks, unsigned threads, size_t shared, cudaStream_t) {
+  for (unsigned b = 0; b < blocks; ++b) {
+    Block state;
+    state.fibers.resize(threads);
+    state.warps.resize((threads + 31) / 32);
+    state.shared.resize(shared + 16);
+    state.kernel = kernel;
+    block = &state;
+    block_index.x = b;
+    grid_size.x = blocks;
+    for (Fiber& fiber : state.fibers) {
+      fiber.stack.reset(new char[kStack]);
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.get();
+      fiber.context.uc_stack.ss_size = kStack;
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, run_fiber, 0);
+    }
+    for (bool any = true; any;) {
+      any = false;
+      for (running = 0; running < threads; ++running) {
+        if (!state.fibers[running].finished) {
+          any = true;
+          thread_index.x = running;
+          swapcontext(&state.scheduler, &state.fibers[running].context);
+        }
+      }
+    }
+  }
+  block = nullptr;
+}
+
+template <class V>
+V shuffle_xor(V value, int distance) {
+  static_assert(sizeof(V) <= sizeof(uint64_t));
+  const unsigned lane = running % 32;
+  Warp& warp = block->warps[running / 32];
+  Fiber& me = block->fibers[running];
+  const long turn = me.shuffles++;
+  std::memcpy(&warp.values[turn % 2][lane], &value, sizeof(V));
+  ++warp.arrived;
+  wait_until([&] { return warp.arrived >= 32 * (turn + 1); });
+  V result;
+  std::memcpy(&result, &warp.values[turn % 2][lane ^ distance], sizeof(V));
+  return result;
+}
+
+inline void synchronize_block() {
+  Fiber& me = block->fibers[running];
+  const long turn = ++me.syncs;
+  ++block->arrived;
+  wait_until([&] { return block->arrived >= turn * static_cast<long>(block->fibers.size()); });
+}
+
+}  // namespace cuda_on_cpu
+
+#define threadIdx cuda_on_cpu::thread_index
+#define blockIdx cuda_on_cpu::block_index
+#define gridDim cuda_on_cpu::grid_size
+#define __syncthreads cuda_on_cpu::synchronize_block
+#define __shfl_xor_sync(mask, value, distance) cuda_on_cpu::shuffle_xor(value, distance)
+
+inline void __threadfence() {}
+inline double2 make_double2(double x, double y) { return {x, y}; }
+template <class V>
+V __ldcg(const V* p) { return *p; }
+inline unsigned atomicInc(unsigned* p, unsigned limit) {
+  const unsigned old = *p;
+  *p = old >= limit ? 0 : old + 1;
+  return old;
+}
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_on_cpu::device.processors : cuda_on_cpu::device.shared_memory;
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
+  return bytes <= cuda_on_cpu::device.shared_memory ? cudaSuccess : cudaErrorInvalidValue;
+}
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cuda_on_cpu::device.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
+  std::memset(p, value, bytes);
+  return cudaSuccess;
+}

@@ -1,0 +1,81 @@
+"""The built extension's CUDA kernels, from their machine code: every architecture, no spills, 16-byte accesses.
+
+The figures are those that `nvcc -Xptxas -v` prints, read from the file that is shipped.
+"""
+
+import re
+import subprocess
+from collections import Counter
+
+import pytest
+
+_C = pytest.importorskip("act_kernels._C", reason="the extension act_kernels._C is not built")
+if not _C.with_cuda:
+    pytest.skip("the extension was built without CUDA (no nvcc, or ACT_BUILD=cpu)", allow_module_level=True)
+triton = pytest.importorskip("triton", reason="cuobjdump comes with triton, which is not installed")
+
+_KERNELS = ("linf_step_kernel", "l2_sums_kernel", "l2_apply_kernel", "random_start_kernel", "pair_loss_kernel")
+_THREADS = {"linf_step_kernel": 256, "l2_sums_kernel": 256, "l2_apply_kernel": 256, "random_start_kernel": 256}
+
+
+def _cuobjdump(*options: str) -> str:
+    command = [triton.knobs.nvidia.cuobjdump.path, *options, _C.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def usage():
+    """{(architecture, kernel's mangled name): {"REG": …, "STACK": …, "SHARED": …}}"""
+    found, architecture = {}, None
+    for line in _cuobjdump("--dump-resource-usage").splitlines():
+        architecture = (re.search(r"arch = (sm_\d+)", line) or [None, architecture])[1]
+        function = re.search(r"Function (\S+):", line)
+        if function:
+            name = function[1]
+        if "REG:" in line:
+            found[architecture, name] = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
+    return {key: value for key, value in found.items() if any(kernel in key[1] for kernel in _KERNELS)}
+
+
+def test_every_kernel_is_there_for_sm_80_and_sm_90(usage):
+    counts = Counter((architecture, kernel) for architecture, name in usage for kernel in _KERNELS if kernel in name)
+    image_types, gradient_types = 3 * 2, 3
+    per_architecture = {
+        "linf_step_kernel": image_types * gradient_types,
+        "l2_sums_kernel": image_types * gradient_types,
+        "l2_apply_kernel": image_types * gradient_types,
+        "random_start_kernel": image_types,
+        "pair_loss_kernel": 3 * 5,
+    }
+    for architecture in ("sm_80", "sm_90"):
+        assert {kernel: counts[architecture, kernel] for kernel in _KERNELS} == per_architecture
+
+
+def test_no_kernel_spills(usage):
+    assert {key: value for key, value in usage.items() if value["STACK"] or value["LOCAL"]} == {}
+
+
+def test_blocks_fit_a_multiprocessor(usage):
+    for (_, name), value in usage.items():
+        # Enough threads at a time to keep 16-byte loads in flight: 65,536 registers a multiprocessor.
+        assert value["REG"] <= 128, name
+        assert value["SHARED"] <= 4096, name  # what launch_for leaves for it beside a wide row
+        for kernel, threads in _THREADS.items():
+            if kernel in name:
+                assert 65536 // (value["REG"] * threads) >= 2, name
+
+
+def test_accesses_are_16_bytes_wide():
+    """Instructions by kernel: each has 128-bit loads, and each that writes images or gradients 128-bit stores."""
+    wide = Counter()
+    for line in _cuobjdump("-sass", "-arch", "sm_90").splitlines():
+        function = re.search(r"Function : (\S+)", line)
+        if function:
+            name = function[1]
+            wide[name, "load"] += 0
+        wide[name, "load"] += bool(re.search(r"\bLDG\.E\S*\.128", line)) if "LDG" in line else 0
+        wide[name, "store"] += bool(re.search(r"\bSTG\.E\S*\.128", line)) if "STG" in line else 0
+    names = {name for name, _ in wide if any(kernel in name for kernel in _KERNELS)}
+    assert len(names) == 75
+    assert [name for name in names if not wide[name, "load"]] == []
+    assert [name for name in names if not wide[name, "store"] and "l2_sums" not in name] == []

@@ -1,0 +1,221 @@
+"""act_loss, kl_ce_loss, trades_loss and attack_grad on every backend: losses and gradients against a float64 oracle."""
+
+import kernel_oracle as oracle
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_variants import FLOATS, LAYOUTS, SEEDS, every_variant, relayout
+
+from act_kernels import act_loss, attack_grad, kl_ce_loss, ops, trades_loss, use_backend
+
+_LARGEST = {torch.float32: 1e4, torch.float16: 6e4, torch.bfloat16: 1e4}
+_TEMPERATURES = st.sampled_from((1.0, 4.0, 0.5, 3.0))
+
+
+@st.composite
+def logits(draw):
+    """Two matrices of logits, mild or extreme, in any layout, and labels."""
+    rows, classes = (
+        draw(st.sampled_from((0, 1, 2, 5, 13))),
+        draw(st.sampled_from((1, 2, 3, 7, 10, 16, 17, 33, 100, 257))),
+    )
+    dtype = draw(FLOATS)
+    generator = torch.Generator().manual_seed(draw(SEEDS))
+    matrices = []
+    for _ in range(2):
+        kind = draw(st.sampled_from(("mild", "mild", "sharp", "extreme", "equal")))
+        z = torch.randn(rows, classes, generator=generator)
+        if kind == "equal":
+            z = torch.full_like(z, 3.0)
+        if kind == "sharp":
+            z = z * 20
+        if kind == "extreme":
+            z = torch.where(z > 0, _LARGEST[dtype], -_LARGEST[dtype])
+        matrices.append(relayout(z.to(dtype), draw(st.sampled_from(LAYOUTS))))
+    return (*matrices, torch.randint(0, classes, (rows,), generator=generator))
+
+
+def _magnitude(z, t, ce, kl, temperature):
+    """Largest intermediate of the formulas: logits' differences, weighted."""
+    spread = max(np.ptp(oracle.array(m)) if m.numel() else 0.0 for m in (z, t)) + np.log(z.shape[1]) + 1
+    return float(spread * (abs(ce) + abs(kl) * max(temperature, 1)) * max(temperature, 1))
+
+
+def _differentiate(loss_of, matrices, device):
+    """The losses that loss_of(*leaves) returns, and the gradient of their sum to each matrix (zero for none)."""
+    leaves = [m.to(device).detach().requires_grad_() for m in matrices]
+    losses = loss_of(*leaves)
+    gradients = torch.autograd.grad([loss.sum() for loss in losses], leaves, allow_unused=True)
+    zeros = [torch.zeros_like(m) if g is None else g for g, m in zip(gradients, leaves, strict=True)]
+    return [t.detach().cpu() for t in (*losses, *zeros)]
+
+
+def _check(variant, op, loss_of, matrices, exact, magnitude):
+    """Losses and gradients of loss_of on this variant within the budget of the reference's, both in `exact`'s order."""
+    dtype = matrices[0].dtype
+    with use_backend("reference"):
+        reference = _differentiate(loss_of("cpu"), matrices, "cpu")
+    with variant.active(op, dtype):
+        result = _differentiate(loss_of(variant.device), matrices, variant.device)
+    for got, yardstick, value in zip(result, reference, exact, strict=True):
+        oracle.assert_within_budget(got, yardstick, np.asarray(value), magnitude)
+
+
+@every_variant
+@given(logits(), _TEMPERATURES, st.sampled_from((0.0, 0.5, 0.9, 1.0)), st.sampled_from((0.0, 0.3, 1.0)))
+def test_act_loss(variant, drawn, temperature, robust_alpha, natural_alpha):
+    z, t, labels = drawn
+    rows = max(len(labels), 1)
+    exact_losses, exact_gradients = [], []
+    for own, other, alpha in ((z, t, robust_alpha), (t, z, natural_alpha)):
+        ce, ce_grad = oracle.cross_entropy(own, labels)
+        kl, kl_grad, _ = oracle.kl_divergence(other, own, temperature)
+        exact_losses.append(((1 - alpha) * ce + alpha * kl).sum() / rows)
+        exact_gradients.append(((1 - alpha) * ce_grad + alpha * kl_grad) / rows)
+
+    def loss_of(device):
+        options = {"robust_alpha": robust_alpha, "natural_alpha": natural_alpha, "temperature": temperature}
+        return lambda a, b: act_loss(a, b, labels.to(device), **options)
+
+    _check(variant, "act_loss", loss_of, (z, t), exact_losses + exact_gradients, _magnitude(z, t, 1, 1, temperature))
+
+
+@every_variant
+@given(
+    logits(),
+    _TEMPERATURES,
+    st.sampled_from((0.0, 0.9, 6.0)),
+    st.sampled_from((0.0, 0.1, 1.0)),
+    st.sampled_from((0.0, 0.1, 1.0)),
+    st.booleans(),
+    st.sampled_from(("mean", "sum", "none")),
+)
+def test_kl_ce_loss(variant, drawn, temperature, kl_weight, ce_weight, smoothing, target_grad, reduction):
+    z, t, labels = drawn
+    ce, ce_grad = oracle.cross_entropy(z, labels, smoothing)
+    kl, kl_grad, kl_target_grad = oracle.kl_divergence(t, z, temperature)
+    rows = max(len(labels), 1) if reduction == "mean" else 1
+    losses = (ce_weight * ce + kl_weight * kl) / rows
+    exact = [
+        losses if reduction == "none" else losses.sum(),
+        (ce_weight * ce_grad + kl_weight * kl_grad) / rows,
+        kl_weight * kl_target_grad / rows if target_grad else np.zeros(t.shape),
+    ]
+
+    def loss_of(device):
+        options = {"kl_weight": kl_weight, "ce_weight": ce_weight, "temperature": temperature}
+        options |= {"label_smoothing": smoothing, "target_grad": target_grad, "reduction": reduction}
+        return lambda a, b: (kl_ce_loss(a, b, labels.to(device), **options),)
+
+    _check(variant, "kl_ce_loss", loss_of, (z, t), exact, _magnitude(z, t, ce_weight, kl_weight, temperature))
+
+
+@every_variant
+@given(logits(), st.sampled_from((0.0, 1.0, 6.0)))
+def test_trades_loss(variant, drawn, beta):
+    natural, adversarial, labels = drawn
+    rows = max(len(labels), 1)
+    ce, ce_grad = oracle.cross_entropy(natural, labels)
+    kl, kl_grad, kl_target_grad = oracle.kl_divergence(natural, adversarial, 1.0)
+    exact = [(ce + beta * kl).sum() / rows, (ce_grad + beta * kl_target_grad) / rows, beta * kl_grad / rows]
+
+    def loss_of(device):
+        return lambda a, b: (trades_loss(a, b, labels.to(device), beta=beta),)
+
+    _check(
+        variant, "kl_ce_loss", loss_of, (natural, adversarial), exact, _magnitude(natural, adversarial, 1, beta, 1.0)
+    )
+
+
+@every_variant
+@given(logits(), st.sampled_from((0.0, 0.9, 1.0)), st.sampled_from((0.0, 0.1, 1.0)))
+def test_attack_grad(variant, drawn, kl_weight, ce_weight):
+    z, t, labels = drawn
+    exact = ce_weight * oracle.cross_entropy(z, labels)[1] + kl_weight * oracle.kl_divergence(t, z, 1.0)[1]
+    with use_backend("reference"):
+        reference = attack_grad(z, t, labels, kl_weight=kl_weight, ce_weight=ce_weight)
+    with variant.active("kl_ce_loss", z.dtype):
+        arguments = (m.to(variant.device) for m in (z.clone().requires_grad_(), t, labels))
+        result = attack_grad(*arguments, kl_weight=kl_weight, ce_weight=ce_weight)
+    assert not result.requires_grad
+    oracle.assert_within_budget(result.cpu(), reference, exact, magnitude=2.0)
+
+
+@every_variant
+@pytest.mark.parametrize(("rows", "classes"), [(70_001, 3), (3, 21_841), (2, 100_003)])
+def test_many_rows_and_many_classes(variant, rows, classes):
+    generator = torch.Generator().manual_seed(0)
+    z, t = (3 * torch.randn(rows, classes, generator=generator) for _ in range(2))
+    labels = torch.randint(0, classes, (rows,), generator=generator)
+    exact = []
+    for own, other in ((z, t), (t, z)):
+        exact.append(
+            (0.1 * oracle.cross_entropy(own, labels)[0] + 0.9 * oracle.kl_divergence(other, own, 4.0)[0]).mean()
+        )
+    with use_backend("reference"):
+        reference = act_loss(z, t, labels)
+    with variant.active("act_loss"):
+        result = act_loss(*(m.to(variant.device) for m in (z, t, labels)))
+    for got, yardstick, value in zip(result, reference, exact, strict=True):
+        oracle.assert_within_budget(got.cpu(), yardstick, np.asarray(value), _magnitude(z, t, 1, 1, 4.0))
+
+
+@every_variant
+def test_nan_stays_in_its_row(variant):
+    z = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    z[1, 7] = torch.nan
+    labels = torch.tensor([0, 1, 2])
+    with variant.active("kl_ce_loss"):
+        arguments = [m.to(variant.device) for m in (z, torch.zeros(3, 20), labels)]
+        losses = kl_ce_loss(*arguments, kl_weight=1.0, ce_weight=1.0, reduction="none")
+        gradient = attack_grad(*arguments, kl_weight=1.0, ce_weight=1.0)
+    assert losses.isnan().tolist() == [False, True, False]
+    assert gradient.isnan().all(1).tolist() == [False, True, False]
+    assert not gradient[::2].isnan().any()
+
+
+@every_variant
+def test_the_losses_leave_the_logits_and_each_other_alone(variant):
+    """Each loss has its own graph, kept graphs can be used again, and no write reaches the logits."""
+    with variant.active("act_loss"):
+        generator = torch.Generator().manual_seed(0)
+        z, t = (torch.randn(4, 10, generator=generator).to(variant.device).requires_grad_() for _ in range(2))
+        labels = torch.arange(4, device=variant.device)
+        before, version = z.detach().clone(), z._version
+        loss = act_loss(z, t, labels)
+        (3 * loss.robust).backward(retain_graph=True)
+        first = z.grad.clone()
+        assert t.grad is None
+        (3 * loss.robust).backward()
+        loss.natural.backward()
+        torch.testing.assert_close(z.grad, 2 * first)
+        assert torch.equal(z.detach(), before)
+        assert z._version == version
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.robust.backward()
+
+
+def test_no_gradient_is_computed_when_none_is_wanted(monkeypatch):
+    wanted = []
+    original = ops.implementation
+    monkeypatch.setattr(ops, "implementation", lambda *a: lambda *b: wanted.append(b[-2:]) or original(*a)(*b))
+    z, labels = torch.randn(2, 3), torch.tensor([0, 1])
+    act_loss(z, z, labels)
+    act_loss(z.clone().requires_grad_(), z, labels)
+    with torch.no_grad():
+        act_loss(z.clone().requires_grad_(), z, labels)
+    assert wanted == [(False, False), (True, False), (False, False)]
+
+
+def test_float16_gradients_survive_a_large_batch():
+    """A gradient scaler multiplies before the gradient is rounded: dividing by the batch first would underflow."""
+    rows, scale = 4096, 65536.0
+    z = torch.zeros(rows, 2, dtype=torch.float16)
+    z[:, 0] = 9.0  # the other class has probability 1.2e-4; divided by 4096 that is below float16's smallest number
+    z.requires_grad_()
+    loss = kl_ce_loss(z, z.detach(), torch.zeros(rows, dtype=torch.int64), kl_weight=0.0, ce_weight=1.0)
+    (loss * scale).backward()
+    exact = scale / rows * torch.tensor(-9.0).exp() / (1 + torch.tensor(-9.0).exp())
+    torch.testing.assert_close(z.grad[:, 1].float(), exact.expand(rows), rtol=2e-3, atol=0)
