@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 import typing
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +30,9 @@ def user_errors() -> Iterator[None]:
 def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
     """The options given to a door, by dotted name, converted to the types of the dataclass `door`'s fields.
 
-    ``--name value``, ``--name=value``; a field that is itself a dataclass has its fields as ``--group.field``; one
-    marked ``metadata={"positional": True}`` takes the word without a name. ``--help`` prints every field and exits.
+    ``--name value``, ``--name=value``, for true also ``--name``; a field that is itself a dataclass has its fields as
+    ``--group.field``; one marked ``metadata={"positional": True}`` takes the word without a name. ``--help`` prints every
+    field and exits.
 
     Raises:
         ValueError: an unknown option (the nearest name is suggested), a missing value, or a value that is not allowed.
@@ -42,8 +44,9 @@ def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
     known = dict(_options(door))
     positional = next((f.name for f in dataclasses.fields(door) if f.metadata.get("positional")), None)
     options: dict[str, Any] = {}
-    words = iter(argv)
-    for word in words:
+    words = deque(argv)
+    while words:
+        word = words.popleft()
         if not word.startswith("--"):
             if positional is None or positional in options:
                 raise ValueError(f"unexpected argument {word!r}; options are written --name value (--help lists them)")
@@ -54,9 +57,10 @@ def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"--{name}: unknown option{nearest(name, list(known))}; --help lists them all")
         if not equals:
-            value = next(words, "--")
-        if value.startswith("--"):
-            raise ValueError(f"--{name}: a value is missing")
+            alone = not words or words[0].startswith("--")
+            if alone and known[name] is not bool:
+                raise ValueError(f"--{name}: a value is missing")
+            value = "true" if alone else words.popleft()
         options[name] = convert(value, known[name], f"--{name}")
     return options
 

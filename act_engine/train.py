@@ -23,6 +23,8 @@ class Arguments(Config):
     """YAML file of settings, instead of a recipe."""
     output: str | None = None
     """Folder for everything the run writes; required."""
+    profile: bool = False
+    """Profile five steps: trace.json, profile.json and a table of the step's parts."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.parallel import ProcessLost
         from act_engine.trainer import NonFiniteLoss, Trainer
 
-        trainer = Trainer(config, Path(options["output"]))
+        trainer = Trainer(config, Path(options["output"]), profile=options.get("profile", False))
     try:
         return trainer.run()
     except (NonFiniteLoss, OSError) as error:

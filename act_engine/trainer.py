@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 from tqdm import tqdm
 
 from act_engine import checkpoint, environment
@@ -32,6 +33,7 @@ from act_engine.parallel import (
     lr_schedule,
     pick_strategy,
 )
+from act_engine.profiling import OBJECTIVE, NoProfile, StepProfile
 from act_engine.runfolder import EVALUATION, check_run, open_run, write_json
 
 REPEAT = 2.0  # seconds
@@ -52,11 +54,11 @@ class Trainer:
         ValueError, OSError: a user's mistake, in one line.
     """
 
-    def __init__(self, config: Config, output: Path) -> None:
+    def __init__(self, config: Config, output: Path, *, profile: bool = False) -> None:
         device = environment.pick_device(config.train.device)
         parallel = config.parallel
         self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
-        self.output = Path(output)
+        self.output, self.profile = Path(output), profile
         with world.together():
             self.objective = build_objective(**vars(config.objective))
             self.data = build_data(
@@ -74,6 +76,7 @@ class Trainer:
             if world.is_main:
                 check_run(self.output, config)
         self.learners = {name: self._learner(name, model) for name, model in models.items()}
+        self.passes = {name: record_function(f"{name} forward")(learner) for name, learner in self.learners.items()}
         self.generator = torch.Generator(world.device)
         self.attack = self._attack()
         self.step, self.saved_step = 0, 0
@@ -109,13 +112,14 @@ class Trainer:
         """Take the steps that are left; returns 0, or the exit code of what stopped it."""
         vote = Vote(self.world)
         log = RunLog(self.output, self.step, self.total_steps) if self.world.is_main else NoLog()
-        with log, _caught_signals() as caught:
+        with log, _caught_signals() as caught, self._profiler(log) as profiler:
             clock, verdict = Stopwatch(), 0
             while self.step < self.total_steps and not verdict:
                 for images, labels in self._batches(clock):
                     self.pending.append((self.step, self.train_step(images, labels)))
                     self.step += 1
                     self.world.beat(self.step)
+                    profiler.step()
                     log.advance()
                     if self.step % self.config.train.log_every == 0 or self.step == self.total_steps:
                         self._log(log, clock)
@@ -139,6 +143,16 @@ class Trainer:
                 self._end_writing(log)
         return 0
 
+    def _profiler(self, log: RunLog | NoLog) -> StepProfile | NoProfile:
+        if not (self.profile and self.world.is_main):
+            return NoProfile()
+
+        def report(table: str, shares: dict[str, float]) -> None:
+            log.say(table)
+            self.measured |= {f"profile/{part}": share for part, share in shares.items() if part != "step"}
+
+        return StepProfile(self.output, report)
+
     def train_step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One update of every model; returns this process's losses, without waiting for the device.
 
@@ -153,13 +167,19 @@ class Trainer:
             if self.attack is not None:
                 self.attack.position = rank * len(labels) + index * size
             part = slice(index * size, (index + 1) * size)
-            losses = self.objective.losses(self.learners, self.attack, images[part], labels[part])
-            for name, learner in self.learners.items():
-                learner.backward(losses[name])
+            losses = self._losses(images[part], labels[part])
+            with record_function("backwards"):
+                for name, learner in self.learners.items():
+                    learner.backward(losses[name])
             parts.append({name: loss.detach() for name, loss in losses.items()})
-        for learner in self.learners.values():
-            learner.step()
+        with record_function("optimizers"):
+            for learner in self.learners.values():
+                learner.step()
         return parts[0] if accumulate == 1 else {k: sum(part[k] for part in parts) / accumulate for k in parts[0]}
+
+    @record_function(OBJECTIVE)
+    def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return self.objective.losses(self.passes, self.attack, images, labels)
 
     def _model(self, name: str) -> nn.Module:
         model = self.config.model
@@ -223,7 +243,8 @@ class Trainer:
         batches = self.data.train.epoch(self.step // self.steps_per_epoch)
         while True:
             asked = time.perf_counter()
-            batch = next(batches, None)
+            with record_function("data wait"):
+                batch = next(batches, None)
             if batch is None:
                 return
             clock.waited(time.perf_counter() - asked, len(batch.labels))
