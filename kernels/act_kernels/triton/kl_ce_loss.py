@@ -99,9 +99,7 @@ def _rows_kernel(
     label, inside = _label(labels, row, rows, CLASSES)
     z_label = tl.load(first + row * CLASSES + label, row < rows).to(tl.float32) - z_max
     t_label = tl.load(second + row * CLASSES + label, row < rows).to(tl.float32) - t_max
-    ce = _cross_entropy(
-        z_label, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, inside, smoothing, CLASSES
-    )
+    ce = _cross_entropy(z_label, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, inside, smoothing, CLASSES)
     target_ce = _cross_entropy(
         t_label, tl.sum(tl.where(mask, t, 0.0), 1, keep_dims=True), p_target_sum, inside, smoothing, CLASSES
     )

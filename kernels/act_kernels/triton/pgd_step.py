@@ -69,9 +69,7 @@ def _l2(out: Tensor, *operands) -> None:
     sums = torch.empty(samples, 3, partials, dtype=torch.float64, device=out.device)
     options |= {"PARTIALS": triton.next_power_of_2(partials), "WIDE": sample_size > 2**31 - columns}
     _l2_sums_kernel[(samples * partials,)](sums, *operands[:3], sample_size, partials, tiles, **options)
-    _l2_apply_kernel[(samples * tiles,)](
-        out, *operands, sums, sample_size, inner, channels, partials, tiles, **options
-    )
+    _l2_apply_kernel[(samples * tiles,)](out, *operands, sums, sample_size, inner, channels, partials, tiles, **options)
 
 
 @triton.jit

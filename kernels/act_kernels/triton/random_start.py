@@ -38,10 +38,25 @@ def _random_start_kernel(
     offsets = images.program_offsets(BLOCK, WIDE)
     # The mask of a full block would only hide from the compiler that 16-byte accesses are safe.
     if tl.program_id(0) < numel // BLOCK:
-        _start_block(out, noise, x, scales, scale, lowers, lower, uppers, upper, offsets, None, sample_size, inner, channels)
+        _start_block(
+            out, noise, x, scales, scale, lowers, lower, uppers, upper, offsets, None, sample_size, inner, channels
+        )
     else:
         _start_block(
-            out, noise, x, scales, scale, lowers, lower, uppers, upper, offsets, offsets < numel, sample_size, inner, channels
+            out,
+            noise,
+            x,
+            scales,
+            scale,
+            lowers,
+            lower,
+            uppers,
+            upper,
+            offsets,
+            offsets < numel,
+            sample_size,
+            inner,
+            channels,
         )
 
 
