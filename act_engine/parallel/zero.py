@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from act_engine.attack import AttackView, LiveView
 from act_engine.parallel.ddp import average, broadcast_state, running_statistics
-from act_engine.parallel.learner import Learner, host_copies, part
+from act_engine.parallel.learner import OPTIMIZER_STATE, Learner, host_copies, part
 
-MOMENTUM = "momentum_buffer"
+BUCKET = 2**26
+"""Elements that DeepSpeed reduces or gathers at a time: 256 MiB in float32, where its own default takes 2 GB."""
 
 # What a file of further settings may hold; everything else follows from the run's own settings.
 PASSED_THROUGH = (
@@ -64,14 +65,15 @@ class ZeroLearner(Learner):
     ) -> None:
         deepspeed = import_deepspeed(torch.device(device).type)
         super().__init__(model, device=device, precision=precision, **settings)
+        model.to(memory_format=torch.contiguous_format)  # it flattens every weight, in this order alone
         broadcast_state(model)
         self._statistics = running_statistics(model)
         self._deepspeed, self._stage, self._entered = deepspeed, stage, 0
         self._twin = copy.deepcopy(model).requires_grad_(False) if stage < 3 or gather_for_attack else None
-        self._sgd = self.optimizer
+        self._basic = self.optimizer
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=self._sgd,
+            optimizer=self._basic,
             config=deepspeed_settings(
                 stage=stage,
                 batch_size=batch_size,
@@ -79,6 +81,7 @@ class ZeroLearner(Learner):
                 clip_norm=self.clip_norm,
                 precision=precision,
                 offload=offload,
+                bucket=min(BUCKET, sum(parameter.numel() for parameter in model.parameters())),
                 extra=extra or {},
             ),
             dist_init_required=False,
@@ -132,8 +135,8 @@ class ZeroLearner(Learner):
                 take(f"model.{name}", value)
             else:
                 take(f"model.{name}", self._gathered(value))
-                if self.steps_taken:
-                    take(f"{MOMENTUM}.{name}", self._gathered_momentum(value))
+                for key in self._state_keys():
+                    take(f"{key}.{name}", self._gathered_state(value, key))
             if name in self._average:
                 shard = self._average[name]
                 sharded = self._stage == 3 and isinstance(value, nn.Parameter)
@@ -141,14 +144,15 @@ class ZeroLearner(Learner):
         return tensors, {"steps_taken": self.steps_taken, "scaler": {}}
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        weights, momentum, averages = part(tensors, "model"), part(tensors, MOMENTUM), part(tensors, "ema")
-        if momentum:
-            self._make_momentum()
+        weights, averages = part(tensors, "model"), part(tensors, "ema")
+        states = {key: state for key in OPTIMIZER_STATE if (state := part(tensors, key))}
+        if self._stage > 0:
+            self._make_state(states)
         for name, value in self._engine.module.state_dict(keep_vars=True).items():
             if isinstance(value, nn.Parameter):
                 self._set_parameter(value, weights[name])
-                if name in momentum:
-                    self._set_momentum(value, momentum[name])
+                for key, state in states.items():
+                    self._set_state(value, key, state[name])
             else:
                 value.copy_(weights[name])
             if name in self._average and name in averages:
@@ -178,10 +182,17 @@ class ZeroLearner(Learner):
     def _gathered(self, parameter: nn.Parameter) -> Tensor:
         return self._deepspeed.utils.safe_get_full_fp32_param(parameter) if self._stage == 3 else parameter.data
 
-    def _gathered_momentum(self, parameter: nn.Parameter) -> Tensor:
+    def _state_keys(self) -> list[str]:
+        """What the optimizer keeps for every parameter by now."""
+        state = next(iter(self._basic.state.values()), {})
+        return [key for key in OPTIMIZER_STATE if isinstance(state.get(key), Tensor)]
+
+    def _gathered_state(self, parameter: nn.Parameter, key: str) -> Tensor:
         if self._stage == 0:
-            return self._sgd.state[parameter][MOMENTUM]
-        return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, MOMENTUM)
+            return self._basic.state[parameter][key]
+        if key == "step":  # one number, the same for every shard
+            return next(iter(self._basic.state.values()))["step"]
+        return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
 
     def _set_parameter(self, parameter: nn.Parameter, value: Tensor) -> None:
         value = value.to(parameter.device)
@@ -194,24 +205,28 @@ class ZeroLearner(Learner):
         if self._stage > 0:
             self._deepspeed.utils.safe_set_full_fp32_param(parameter, value)
 
-    def _set_momentum(self, parameter: nn.Parameter, value: Tensor) -> None:
+    def _set_state(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         value = value.to(parameter.device)
         if self._stage == 0:
-            self._sgd.state[parameter][MOMENTUM] = value.clone()
+            self._basic.state[parameter][key] = value.clone()
+        elif key == "step":
+            pass  # set for the shards by `_make_state`
         elif self._stage == 3:
-            self._deepspeed.utils.safe_set_local_optimizer_state(parameter, _shard(value, parameter), MOMENTUM)
+            self._deepspeed.utils.safe_set_local_optimizer_state(parameter, _shard(value, parameter), key)
         else:
-            self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, MOMENTUM)
+            self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, key)
 
-    def _make_momentum(self) -> None:
-        """Make the momentum that SGD would make in its first step, as zeros, so that there is something to fill."""
-        if self._stage == 0:
-            return
+    def _make_state(self, states: dict[str, dict[str, Tensor]]) -> None:
+        """Make the state that the optimizer would make in its first step, so that there is something to fill."""
         zero = self._engine.optimizer
         shards = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
         for shard in shards:
-            self._sgd.state[shard][MOMENTUM] = torch.zeros_like(shard)
-        if self._stage < 3:
+            for key, state in states.items():
+                if key == "step":
+                    self._basic.state[shard][key] = next(iter(state.values())).to(shard.device, copy=True)
+                else:
+                    self._basic.state[shard][key] = torch.zeros_like(shard)
+        if self._stage < 3 and states:
             zero._lazy_init_hp_params_optimizer_state()
 
 
@@ -223,12 +238,15 @@ def deepspeed_settings(
     clip_norm: float | None,
     precision: str,
     offload: bool,
+    bucket: int,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """DeepSpeed's own configuration, for these settings of a run; `extra` is put over it."""
+    """DeepSpeed's own configuration, for these settings of a run; `bucket` is in elements; `extra` is put over it."""
     zero: dict[str, Any] = {
         "stage": stage,
         "memory_efficient_linear": False,  # it would compute weight gradients in the attack
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
     }
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -287,6 +305,7 @@ def import_deepspeed(device_type: str | None = None) -> ModuleType:
     """
     if device_type is not None:
         os.environ.setdefault("DS_ACCELERATOR", device_type)
+        os.environ.setdefault("LOCAL_RANK", "0")  # it asks for it; without torchrun there is one process
     try:
         import deepspeed
     except ImportError as error:

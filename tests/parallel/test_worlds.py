@@ -1,0 +1,79 @@
+"""Every strategy, world size and accumulation is the same training: against one process on the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("deepspeed")
+
+from worlds import CASES, RESUMED, SAVED_AT, WORLDS
+
+ITERATIONS, PARAMETERS = 3, 6  # of the attack; of the model
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("worlds")
+    command = [sys.executable, str(Path(__file__).with_name("worlds.py")), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-5000:]
+    return {size: torch.load(folder / f"world-{size}.pt") for size in WORLDS}
+
+
+def assert_same_training(result, reference, steps=slice(None)):
+    torch.testing.assert_close(result["losses"], reference["losses"][steps], rtol=0, atol=1e-5)
+    for name, expected in reference["states"].items():
+        state = result["states"][name]
+        assert state.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(state[key], value, rtol=0, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("size", sorted(WORLDS))
+@pytest.mark.parametrize("case", CASES)
+def test_losses_weights_momentum_and_average_are_those_of_one_process(worlds, size, case):
+    assert_same_training(worlds[size][case], worlds[1]["single/1"])
+
+
+def test_the_comparison_can_fail(worlds):
+    """The steps change the weights, and clipping and the average are at work."""
+    states = worlds[1]["single/1"]["states"]
+    assert (states["robust"]["model.fc.weight"] - states["robust"]["ema.fc.weight"]).abs().max() > 1e-3
+    assert not any(key.startswith("ema.") for key in states["natural"])
+    assert (worlds[1]["single/1"]["losses"][0] - worlds[1]["single/1"]["losses"][-1]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("size", sorted(WORLDS))
+@pytest.mark.parametrize("case", CASES)
+def test_collectives_during_an_attack(worlds, size, case):
+    """None without sharded weights. ZeRO-3 gathers each parameter once an attack, whatever its steps; layer by layer it
+    gathers in every iteration (here the small model at once), after broadcasts that check the order of the layers in
+    its first passes. Nothing is ever reduced."""
+    counts = worlds[size][case]["collectives"]
+    assert len(counts) == 5 * int(case[-1])
+    if "zero3" not in case or size == 1:
+        assert all(not count.keys() - {"broadcast_"} for count in counts)
+        assert "layers" in case or not any(counts)
+    elif "layers" in case:
+        assert all(count.keys() <= {"_allgather_base_", "broadcast_"} for count in counts)
+        assert counts[-1] == {"_allgather_base_": ITERATIONS}
+    else:
+        assert all(count == {"_allgather_base_": PARAMETERS} for count in counts)
+
+
+@pytest.mark.parametrize(("size", "case"), [(size, case) for size, cases in RESUMED.items() for case in cases])
+def test_a_zero2_run_of_two_processes_goes_on_anywhere(worlds, size, case):
+    assert_same_training(worlds[size][f"resumed/{case}"], worlds[1]["adamw"], slice(SAVED_AT, None))
+
+
+def test_evaluation_is_exact_at_any_world_size(worlds):
+    reference = worlds[1]["evaluation"]
+    assert reference["samples"] == 500
+    assert 0 < reference["models"]["robust"]["robust_accuracy"] < reference["models"]["robust"]["clean_accuracy"]
+    for size in WORLDS:
+        assert worlds[size]["evaluation"] == reference

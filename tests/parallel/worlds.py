@@ -1,0 +1,185 @@
+"""ACT under every strategy in worlds of 2, 1 and 4 processes: what the tests beside this file compare.
+
+Run as a script with an output folder. It imports everything once and forks each world, since the imports cost more than
+all of the training; rank 0 of a world of N writes what came out into ``world-N.pt``.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from act_engine import trainer as trainer_module
+from act_engine.attack import Attack
+from act_engine.config import AttackConfig, EvaluateConfig, from_mapping
+from act_engine.data import build_data
+from act_engine.evaluation import evaluate_models
+from act_engine.logging import NoLog
+from act_engine.parallel import connect
+from act_engine.parallel.zero import import_deepspeed
+from act_engine.trainer import Trainer
+
+Process = get_context("fork").Process
+STEPS = 5
+ZERO = {"strategy": "deepspeed"}
+WORLDS = (2, 1, 4)
+CASES = {
+    **{f"ddp/{a}": ({"strategy": "ddp"}, a) for a in (1, 2)},
+    **{f"zero{stage}/{a}": ({**ZERO, "zero_stage": stage}, a) for stage in range(4) for a in (1, 2)},
+    **{f"zero3-layers/{a}": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, a) for a in (1, 2)},
+}
+# A ZeRO-2 run of 2 processes, stopped after SAVED_AT steps, goes on in these worlds and strategies.
+SAVED_AT = 3
+SAVED = {**ZERO, "zero_stage": 2}
+RESUMED = {
+    1: {"zero2": SAVED, "single": {}},
+    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}},
+    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}},
+}
+SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # it leaves small parameters whole
+
+
+class TinyNet(nn.Module):
+    """No BatchNorm; odd sizes, so that no parameter divides evenly over the ranks."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 7, 3, stride=2), nn.ReLU(), nn.Conv2d(7, 13, 3), nn.ReLU())
+        self.fc = nn.Linear(13, classes)
+
+    def forward(self, images):
+        return self.fc(self.features(images).flatten(2).mean(2))
+
+
+def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
+    world_size = dist.get_world_size()
+    return {
+        "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
+        "attack": {"eps": 0.15, "step_size": 0.05, "steps": 3},
+        "data": {"name": "digits", "batch_size": 32 // world_size},
+        "optim": {
+            "name": optimizer,
+            "lr": 0.1 if optimizer == "sgd" else 1e-3,
+            "schedule": "constant",
+            "clip_norm": 0.5,
+        },
+        "train": {"epochs": 1, "max_steps": STEPS, "device": "cpu", "accumulate": accumulate, "ema": 0.9},
+        "parallel": parallel,
+    }
+
+
+class Collectives(TorchDispatchMode):
+    """Counts the collectives issued inside, by name, on every process group and in every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, op, types, arguments=(), keywords=None):
+        if op.namespace == "c10d":
+            self.counts[op._schema.name.removeprefix("c10d::")] += 1
+        return op(*arguments, **(keywords or {}))
+
+
+def make_trainer(folder: Path, parallel: dict, accumulate: int = 1, **options) -> Trainer:
+    if parallel.get("zero_stage") == 3:
+        parallel = {**parallel, "deepspeed_config": str(folder.parent / "shard_all.json")}
+    return Trainer(from_mapping(settings(parallel, accumulate, **options)), folder)
+
+
+def train(trainer: Trainer, until: int) -> tuple[Tensor, list[dict[str, int]]]:
+    """The mean losses over ranks of each step, and the collectives of each attack."""
+    counts, losses = [], []
+    call = Attack.__call__
+
+    def counted(*arguments):
+        with Collectives() as collectives:
+            x_adv = call(*arguments)
+        counts.append(dict(collectives.counts))
+        return x_adv
+
+    Attack.__call__ = counted
+    for images, labels in trainer.data.train.epoch(0):
+        mine = trainer.train_step(images, labels)
+        losses.append(trainer.world.gather(torch.stack([mine["robust"], mine["natural"]])).mean(0))
+        trainer.step += 1
+        if trainer.step == until:
+            break
+    Attack.__call__ = call
+    return torch.stack(losses), counts
+
+
+def outcome(trainer: Trainer, until: int = STEPS) -> dict:
+    losses, collectives = train(trainer, until)
+    states = {name: learner.state_dict()[0] for name, learner in trainer.learners.items()}
+    return {"losses": losses, "states": states, "collectives": collectives}
+
+
+def run_world(output: Path) -> dict:
+    size = dist.get_world_size()
+    cases = {"single/1": ({}, 1), **CASES} if size == 1 else CASES
+    results = {
+        name: outcome(make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate))
+        for name, (parallel, accumulate) in cases.items()
+    }
+    if size == 1:
+        results["adamw"] = outcome(make_trainer(output / "adamw", {}, optimizer="adamw"))
+    if size == 2:
+        trainer = make_trainer(output / "saved", SAVED, optimizer="adamw")
+        train(trainer, SAVED_AT)
+        trainer._save(NoLog())
+        trainer.writer.join()
+        dist.barrier()
+    for name, parallel in RESUMED[size].items():
+        folder = output / f"resumed-{size}-{name}"
+        if dist.get_rank() == 0:
+            shutil.copytree(output / "saved", folder)
+        dist.barrier()
+        results[f"resumed/{name}"] = outcome(make_trainer(folder, parallel, optimizer="adamw"))
+    model = TinyNet(10)
+    model.load_state_dict(torch.load(output / "model.pt"))
+    data = build_data("digits", batch_size=8, eval_batch_size=37, rank=dist.get_rank(), world_size=size)
+    settings = EvaluateConfig(steps=3, restarts=2, eps=0.05)
+    world = connect(torch.device("cpu"))
+    results["evaluation"] = evaluate_models({"robust": model}, data.test, AttackConfig(), settings, seed=1, world=world)
+    return results
+
+
+def work(rank: int, size: int, output: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{output}/rendezvous-{size}", rank=rank, world_size=size)
+    results = run_world(output)
+    if rank == 0:
+        torch.save(results, output / f"world-{size}.pt")
+    dist.barrier()
+
+
+def main(output: Path) -> None:
+    torch.set_num_threads(1)
+    import_deepspeed("cpu")
+    torch.manual_seed(0)
+    torch.save(TinyNet(10).state_dict(), output / "model.pt")
+    (output / "shard_all.json").write_text(json.dumps(SHARD_ALL))
+    trainer_module.build_model = lambda name, *, num_classes, image_shape: TinyNet(num_classes)
+    for size in WORLDS:
+        processes = [Process(target=work, args=(rank, size, output)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        while any(process.is_alive() for process in processes):
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.kill()
+            time.sleep(0.02)
+        if any(process.exitcode for process in processes):
+            raise SystemExit(f"a process of the world of {size} failed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
