@@ -21,3 +21,12 @@ def tiny_config():
 def seeded():
     """A fixed state of PyTorch's generator."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked gpu are passed over where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
