@@ -56,8 +56,7 @@ def pytest_sessionfinish(session):
         "time": now.isoformat(timespec="seconds"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "command": "pytest benchmarks/ --benchmark-only --save-results"
-        + (" --large" if session.config.getoption("--large") else ""),
+        "command": "pytest " + " ".join(session.config.invocation_params.args),
         "rows": [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in run.rows],
     }
     folder = _RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

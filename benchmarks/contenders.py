@@ -8,8 +8,6 @@ import torch
 from act_kernels import use_backend
 from act_kernels.dispatch import why_not
 
-CONTENDERS = ("reference", "eager", "compile", "native", "triton", "copy")
-
 
 def contender(name: str, op: str, device: torch.device, kernel: Callable, baseline: Callable) -> Callable:
     """The function to time: `kernel` under a backend, or `baseline` eager or compiled; skips what cannot run here."""

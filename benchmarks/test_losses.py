@@ -1,4 +1,4 @@
-"""The losses, forward and backward, and attack_grad beside eager PyTorch, torch.compile, a copy, and Liger's kernels."""
+"""The losses (forward and backward) and attack_grad beside eager PyTorch, torch.compile, a copy, and Liger."""
 
 import pytest
 import torch

@@ -182,7 +182,8 @@ def _pair_loss(
 def _mean_scales(batch: int, dtype: torch.dtype) -> tuple[float, float]:
     """Split the mean's 1 / B into the part stored with the gradients and the part left to backward.
 
-    Divided by B, small float16 gradients would underflow before a gradient scaler can lift them: they are stored whole.
+    Divided by B, small float16 gradients would underflow before a gradient scaler can lift them: they are stored whole
+    (and a row's gradient beyond float16's range is infinite, which a gradient scaler notices).
     """
     mean = 1.0 / max(batch, 1)
     return (1.0, mean) if dtype == torch.float16 else (mean, 1.0)
