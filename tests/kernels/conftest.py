@@ -1,8 +1,19 @@
-"""Hypothesis's profiles: derandomised unless HYPOTHESIS_PROFILE=explore asks for new draws, and more of them."""
+"""Hypothesis's profiles: derandomised unless HYPOTHESIS_PROFILE=explore asks for new draws, and more of them.
 
+Without a GPU the Triton kernels run in Triton's interpreter, which has to be chosen before they are imported.
+"""
+
+import importlib.util
 import os
 
 import hypothesis
+import torch
+
+if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    import triton_interpreter
+
+    triton_interpreter.round_bfloat16()
 
 # A busy machine is no reason to fail: neither a deadline nor a check on how long a draw took.
 _PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}

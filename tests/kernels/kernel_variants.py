@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from act_kernels import use_backend
+import cuda_on_cpu
+from act_kernels import dispatch, use_backend
 from act_kernels.dispatch import why_not
 
 
@@ -41,12 +42,36 @@ class Variant:
             _C.instruction_set(former)
 
 
+class EmulatedCuda(Variant):
+    """The CUDA kernels' code run on the CPU, in the native backend's place; `device` as in Emulated.set_device."""
+
+    def __init__(self, **device):
+        super().__init__("native", "cpu")
+        self._gpu = device
+
+    @contextlib.contextmanager
+    def active(self, op: str, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+        emulated = cuda_on_cpu.emulated()
+        emulated.set_device(**self._gpu)
+        reason = emulated.why_not(op, "cpu", dtype)
+        if reason is not None:
+            pytest.skip(reason)
+        with pytest.MonkeyPatch.context() as patch, use_backend("native"):
+            module = dispatch._module
+            patch.setattr(dispatch, "_module", lambda name: emulated if name == "native" else module(name))
+            yield
+
+
 def every_variant(function):
     """Parametrise a test over all variants, those on a GPU marked `gpu`."""
     parameters = [pytest.param(Variant("reference", "cpu"), id="reference")]
     for instruction_set in ("baseline", "avx2", "avx512"):
         parameters.append(pytest.param(Variant("native", "cpu", instruction_set), id=f"native-{instruction_set}"))
     parameters.append(pytest.param(Variant("triton", "cpu"), id="triton-interpreted"))
+    parameters.append(pytest.param(EmulatedCuda(), id="cuda-emulated"))
+    # A GPU without room for wide rows on chip, whose blocks loop over rows, within a CUDA graph.
+    tight = EmulatedCuda(processors=1, shared_memory=0, capturing=True)
+    parameters.append(pytest.param(tight, id="cuda-emulated-tight"))
     gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
     for backend in ("reference", "native", "triton"):
         parameters.append(pytest.param(Variant(backend, "cuda"), id=f"{backend}-cuda", marks=gpu))

@@ -1,10 +1,12 @@
 """The CUDA kernels' own code run on the CPU, as a backend: tests of csrc/cuda where there is no GPU.
 
-`build` compiles csrc/cuda against the small stand-in for CUDA's runtime in this folder; `Emulated` has the functions of a
-backend. What it cannot show: speed, races between threads, and memory ordering.
+`build` compiles csrc/cuda against the small stand-in for CUDA's runtime in this folder; `Emulated` has the functions of
+a backend. What it cannot show: speed, races between threads, and memory ordering.
 """
 
 import ctypes
+import functools
+import hashlib
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -14,44 +16,58 @@ import torch
 from torch import Tensor
 
 _HERE = Path(__file__).resolve().parent
-_CSRC = _HERE.parents[2] / "csrc"
+_ROOT = _HERE.parents[2]
+_CSRC = _ROOT / "csrc"
 _FLAGS = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas"]
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3}
 
 
 def _plain_cpp(cuda: str) -> str:
     """The two constructs that no header can give to a C++ compiler: launches, and shared memory sized at launch."""
-    cuda = re.sub(
-        r"(\w+(?:<[\w, ]+>)?)\s*<<<(.+?)>>>\((.+?)\);",
-        r"cuda_on_cpu::launch([=] { \1(\3); }, \2);",
-        cuda,
-        flags=re.DOTALL,
-    )
+    launch = re.compile(r"(\w+(?:<[\w, ]+>)?)\s*<<<(.+?)>>>\((.+?)\);", re.DOTALL)
+    cuda = launch.sub(r"cuda_on_cpu::launch([=] { \1(\3); }, \2);", cuda)
     declaration = "extern __shared__ __align__(16) unsigned char shared[];"
     return cuda.replace(declaration, "unsigned char* shared = cuda_on_cpu::dynamic_shared();")
 
 
-def build(folder: Path, *flags: str) -> Path:
-    """Compile the kernels into a shared library in `folder`."""
-    objects = []
-    commands = []
-    for source in [*sorted((_CSRC / "cuda").glob("*.cu")), _HERE / "entry.cpp"]:
+def build(*flags: str) -> Path:
+    """Compile the kernels into a shared library under build/, unless one of the same sources and flags is there."""
+    kernels = sorted((_CSRC / "cuda").glob("*.cu"))
+    sources = [*kernels, *sorted(_CSRC.glob("*.h")), *sorted((_CSRC / "cuda").glob("*.*h")), *sorted(_HERE.iterdir())]
+    contents = b"".join(source.read_bytes() for source in sources if source.is_file())
+    digest = hashlib.sha256(" ".join((*_FLAGS, *flags)).encode() + contents).hexdigest()[:16]
+    folder = _ROOT / "build" / "cuda_on_cpu" / digest
+    library = folder / "cuda_on_cpu.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    includes = [f"-I{_HERE}", f"-I{_CSRC}", f"-I{_CSRC / 'cuda'}"]
+
+    def compiled(source: Path) -> Path:
         translated = folder / f"{source.stem}.cpp"
         translated.write_text(_plain_cpp(source.read_text()))
-        objects.append(folder / f"{source.stem}.o")
-        include = [f"-I{_HERE}", f"-I{_CSRC}", f"-I{_CSRC / 'cuda'}"]
-        commands.append(["c++", *_FLAGS, *flags, *include, "-c", str(translated), "-o", str(objects[-1])])
+        target = translated.with_suffix(".o")
+        _run(["c++", *_FLAGS, *flags, *includes, "-c", str(translated), "-o", str(target)])
+        return target
+
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(_run, commands))
-    library = folder / "cuda_on_cpu.so"
-    _run(["c++", "-shared", *flags, *map(str, objects), "-o", str(library)])
-    return library
+        objects = list(pool.map(compiled, [*kernels, _HERE / "entry.cpp"]))
+    # Linked under another name first: a build that was interrupted must not look finished.
+    unfinished = library.with_suffix(".tmp")
+    _run(["c++", "-shared", *flags, *map(str, objects), "-o", str(unfinished)])
+    return unfinished.rename(library)
 
 
 def _run(command: list[str]) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
+
+
+@functools.cache
+def emulated() -> "Emulated":
+    """The emulated kernels, built at first use."""
+    return Emulated(build())
 
 
 class _ImageStep(ctypes.Structure):
@@ -109,18 +125,12 @@ class Emulated:
     def act_loss(
         self, robust, natural, labels, robust_alpha, natural_alpha, temperature, grad_scale, robust_grad, natural_grad
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        grads = [
-            torch.empty_like(z) if wanted else None for z, wanted in ((robust, robust_grad), (natural, natural_grad))
-        ]
+        grads = _gradients(robust, natural, robust_grad, natural_grad)
         means = torch.zeros(2)
         if len(labels):
             loss = _pair_loss(robust, natural, labels, temperature, grad_scale, grads)
-            loss.ce_z, loss.kl_z, loss.ce_t, loss.kl_t = (
-                1 - robust_alpha,
-                robust_alpha,
-                1 - natural_alpha,
-                natural_alpha,
-            )
+            loss.ce_z, loss.kl_z = 1 - robust_alpha, robust_alpha
+            loss.ce_t, loss.kl_t = 1 - natural_alpha, natural_alpha
             _check(self._library.pair_loss(ctypes.byref(loss), ctypes.c_void_p(means.data_ptr())))
         return means, *grads
 
@@ -128,21 +138,18 @@ class Emulated:
         self, logits, target, labels, kl_weight, ce_weight, target_ce_weight, temperature, label_smoothing, grad_scale,
         logits_grad, target_grad,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        grads = [
-            torch.empty_like(z) if wanted else None for z, wanted in ((logits, logits_grad), (target, target_grad))
-        ]
+        grads = _gradients(logits, target, logits_grad, target_grad)
         losses = torch.empty(len(labels))
         if len(labels):
             loss = _pair_loss(logits, target, labels, temperature, grad_scale, grads)
-            loss.joint, loss.loss_z = True, losses.data_ptr()
-            loss.ce_z, loss.kl_z, loss.ce_t, loss.label_smoothing = (
-                ce_weight,
-                kl_weight,
-                target_ce_weight,
-                label_smoothing,
-            )
+            loss.joint, loss.loss_z, loss.label_smoothing = True, losses.data_ptr(), label_smoothing
+            loss.ce_z, loss.kl_z, loss.ce_t = ce_weight, kl_weight, target_ce_weight
             _check(self._library.pair_loss(ctypes.byref(loss), None))
         return losses, *grads
+
+
+def _gradients(z: Tensor, t: Tensor, z_grad: bool, t_grad: bool) -> tuple[Tensor | None, Tensor | None]:
+    return torch.empty_like(z) if z_grad else None, torch.empty_like(t) if t_grad else None
 
 
 def _image_step(out, x_adv, grad, x, *parameters) -> _ImageStep:
