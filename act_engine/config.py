@@ -127,10 +127,25 @@ class ModelConfig:
     """Architecture of the natural model; null: the same as name."""
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
+    mean: tuple[float, ...] = ()
+    """Mean a channel that the model's first layer subtracts from images in [0, 1]; empty: none."""
+    std: tuple[float, ...] = ()
+    """Standard deviation a channel by which that layer divides, above 0; as long as mean."""
+    weights: str | None = None
+    """File to start the robust model from: safetensors or a plain state dict; null: a fresh initialisation."""
+    natural_weights: str | None = None
+    """The same for the natural model."""
 
     def __post_init__(self) -> None:
         if self.num_classes is not None:
             _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
+        _require(all(value > 0 for value in self.std), "model.std", list(self.std), "values above 0, one a channel")
+        _require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
+
+    def architecture(self, learner: str) -> dict[str, Any]:
+        """The settings of `act_engine.models.build_model` for the ``"robust"`` or the ``"natural"`` model."""
+        name = self.natural_name if learner == "natural" and self.natural_name else self.name
+        return {"name": name, "num_classes": self.num_classes, "mean": self.mean or None, "std": self.std or None}
 
 
 @dataclass(frozen=True)

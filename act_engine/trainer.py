@@ -183,9 +183,12 @@ class Trainer:
 
     def _model(self, name: str) -> nn.Module:
         model = self.config.model
-        architecture = (model.natural_name or model.name) if name == "natural" else model.name
         torch.manual_seed(stream(self.config.train.seed, 0, f"init {name}"))
-        return build_model(architecture, num_classes=model.num_classes, image_shape=self.data.image_shape)
+        module = build_model(**model.architecture(name), image_shape=self.data.image_shape)
+        weights = model.natural_weights if name == "natural" else model.weights
+        if weights is not None:
+            load_weights(module, weights)
+        return module
 
     def _learner(self, name: str, model: nn.Module) -> Learner:
         optim, train, parallel = self.config.optim, self.config.train, self.config.parallel

@@ -154,3 +154,16 @@ def test_schedules():
     assert onecycle(29) == pytest.approx(0.1)
     assert onecycle(99) == pytest.approx(0)
     assert onecycle(64) == pytest.approx(0.05)
+
+
+def test_a_run_starts_from_given_weights_and_normalises_inside(tiny_config, tmp_path):
+    normalised = {"mean": [0.3], "std": [0.4]}
+    first = run({**tiny_config, "model": normalised}, tmp_path / "first")
+    weights = {"weights": str(tmp_path / "first" / "robust.safetensors")}
+    second = Trainer(from_mapping({**tiny_config, "model": {**normalised, **weights}}), tmp_path / "second")
+    images, _ = next(first.data.test.epoch(0))
+    for name, same in (("robust", True), ("natural", False)):
+        ours, theirs = (t.learners[name].module.eval()(images) for t in (second, first))
+        assert torch.equal(ours, theirs) == same
+    with pytest.raises(ValueError, match="not plain weights"):
+        Trainer(from_mapping({**tiny_config, "model": {"weights": "nowhere.safetensors"}}), tmp_path / "third")

@@ -44,8 +44,7 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None) -> 
     for name in ("robust", "natural"):
         weights = folder / f"{name}.safetensors"
         if weights.exists():
-            architecture = (config.model.natural_name or config.model.name) if name == "natural" else config.model.name
-            model = build_model(architecture, num_classes=config.model.num_classes, image_shape=data.image_shape)
+            model = build_model(**config.model.architecture(name), image_shape=data.image_shape)
             load_weights(model, weights)
             models[name] = model.to(world.device).eval()
     if not models:
