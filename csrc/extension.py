@@ -16,13 +16,9 @@ from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent
 _MODES = ("auto", "none", "cpu", "cuda")
-_CXX_FLAGS = ["-O3", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
+_CXX_FLAGS = ["-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
 _NVCC_FLAGS = ["-O3", "-lineinfo"]
 _ARCHITECTURES = "8.0;9.0+PTX"
-
-
-class CannotBuild(RuntimeError):
-    """A requested build that this machine cannot make."""
 
 
 def extension_arguments(setup_folder: Path) -> dict:
@@ -129,4 +125,4 @@ def _nvidia_includes() -> list[str]:
     """Headers that come as pip packages with torch (cuBLAS, cuSPARSE, ...); a bare toolkit may lack them."""
     spec = importlib.util.find_spec("nvidia")
     folders = spec.submodule_search_locations if spec else []
-    return [str(path) for folder in folders for path in sorted(Path(folder).glob("cu*/include"))]
+    return [str(path) for folder in folders for path in sorted(Path(folder).glob("cu[0-9]*/include"))]
