@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: train train-imagenet-smoke test bench lint setup clean
+.PHONY: sanitize train train-imagenet-smoke test bench lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -23,6 +23,10 @@ train-imagenet-smoke: $(VENV)/all.stamp
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The kernel tests against a CPU extension built with AddressSanitizer.
+sanitize: $(VENV)/all.stamp
+	PYTHON=$(BIN)/python sh tests/kernels/sanitize.sh
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

@@ -3,11 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 
+import cuda_on_cpu
 import pytest
 import torch
 from hypothesis import strategies as st
 
-import cuda_on_cpu
 from act_kernels import dispatch, use_backend
 from act_kernels.dispatch import why_not
 

@@ -2,9 +2,10 @@
 
 import contextlib
 
-import act_kernels
 import pytest
 import torch
+
+import act_kernels
 from act_kernels import use_backend
 from act_kernels.dispatch import why_not
 

@@ -10,9 +10,10 @@ import sys
 import tempfile
 
 import triton
-from act_kernels.triton import act_loss, images, kl_ce_loss, pgd_step, random_start  # noqa: F401  (loads the modules)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from act_kernels.triton import act_loss, images, kl_ce_loss, pgd_step, random_start  # noqa: F401  (loads the modules)
 
 _MODULES = {
     name: sys.modules[f"act_kernels.triton.{name}"] for name in ("act_loss", "kl_ce_loss", "pgd_step", "random_start")

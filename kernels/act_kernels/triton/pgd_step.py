@@ -1,4 +1,4 @@
-"""PGD step. linf is one pass: three reads, one write. l2 is one pass too where a sample fits a program, else two kernels.
+"""PGD step. linf: one pass, three reads, one write. l2: one pass too where a sample fits a program, else two kernels.
 
 l2 of larger samples: the first kernel leaves partial sums of |g|², g·d and |d|², with d = x_adv − x, in float64; the
 second adds them in a fixed order and applies the step, knowing the moved length from
