@@ -1,4 +1,4 @@
-"""Both ACT losses and gradients from one kernel over the rows (see kl_ce_loss.py), then a launch for the batch means."""
+"""Both ACT losses and gradients from one kernel over the rows (see kl_ce_loss.py), a launch for the batch means."""
 
 import torch
 import triton

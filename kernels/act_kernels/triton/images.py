@@ -24,7 +24,7 @@ def pair(value: float | Tensor) -> tuple[Tensor | None, float]:
 
 
 def channel_geometry(t: Tensor) -> tuple[int, int]:
-    """(channels, inner): the element at flat memory offset i of dense images `t` has channel (i // inner) % channels."""
+    """(channels, inner): the element at memory offset i of dense images `t` has channel (i // inner) % channels."""
     channels = t.shape[1] if t.dim() > 1 else 1
     return channels, math.prod(t.shape[2:]) if t.is_contiguous() else 1
 

@@ -1,8 +1,8 @@
 """KL + cross-entropy of each row with its gradients, and the kernels that `act_loss` shares.
 
 Rows of up to 4096 classes stay on chip: each matrix is read once, each gradient written once. Wider rows take two
-passes: the first keeps running maxima and sums (online softmax), the second reads the row again, from the L2 cache while the
-rows in flight fit there, and writes the gradients.
+passes: the first keeps running maxima and sums (online softmax), the second reads the row again, from the L2 cache while
+the rows in flight fit there, and writes the gradients.
 
 With a = (t − max t) / T and b = (z − max z) / T, A = Σ exp(a) and B = Σ exp(b), the divergence is
 
@@ -127,7 +127,7 @@ def _wide_rows_kernel(
     second += row * CLASSES
     # Every column of a tile keeps its own sums, all relative to the row's running maxima; a new maximum rescales them.
     # kl_sum is relative to z_anchor, the maximum of z when that of t last rose: a later rise of z then leaves it alone,
-    # so that where one class has all the mass its ratio and the mean ratio are equal, and the gradient to t exactly zero.
+    # so that where one class has all the mass its ratio and the mean ratio are equal, and the gradient to t is 0.
     z_max = tl.load(first).to(tl.float32)
     t_max = tl.load(second).to(tl.float32)
     z_anchor = z_max
