@@ -1,8 +1,8 @@
 """KL + cross-entropy of each row with its gradients, and the kernels that `act_loss` shares.
 
 Rows of up to 4096 classes stay on chip: each matrix is read once, each gradient written once. Wider rows take two
-passes: the first keeps running maxima and sums (online softmax), the second reads the row again, from the L2 cache while
-the rows in flight fit there, and writes the gradients.
+passes: the first keeps running maxima and sums (online softmax), the second reads the row again, from the L2 cache as
+long as the rows in flight fit there, and writes the gradients.
 
 With a = (t − max t) / T and b = (z − max z) / T, A = Σ exp(a) and B = Σ exp(b), the divergence is
 
