@@ -1,5 +1,6 @@
 """The public losses: value and gradients come from one pass over the logits; autograd's backward only scales them."""
 
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -224,6 +225,10 @@ class _AttachGradient(torch.autograd.Function):
             # The gradient is ours and nobody will ask for it again: no second matrix.
             return grad_output, grad.mul_(factor.unsqueeze(1) if factor.dim() else factor), None, None
         return grad_output, _ScaleGradient.apply(grad, factor, logits), None, None
+
+
+# autograd.Function inspects forward's signature on every call, which costs more than the loss of a small batch.
+_AttachGradient.forward.__signature__ = inspect.signature(_AttachGradient.forward)
 
 
 def _is_last_use(*tensors: Tensor) -> bool:
