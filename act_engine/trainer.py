@@ -98,8 +98,10 @@ class Trainer:
             ProcessLost: another process died or hung.
         """
         try:
-            with self.world.watched():
-                code = self._train() or self._finish()
+            code = self._train()
+            if code == 0:
+                with self.world.watched():
+                    self._finish()
         finally:
             self.writer.join()
         self.world.close()
@@ -109,7 +111,8 @@ class Trainer:
         """Take the steps that are left; returns 0, or the exit code of what stopped it."""
         vote = Vote(self.world)
         log = RunLog(self.output, self.step, self.total_steps) if self.world.is_main else NoLog()
-        with log, _caught_signals() as caught:
+        # The signals outermost: torchrun sends SIGTERM to the survivors of a failure while they find out whose it was.
+        with log, _caught_signals() as caught, self.world.watched():
             clock, verdict = Stopwatch(), 0
             while self.step < self.total_steps and not verdict:
                 for images, labels in self._batches(clock):
@@ -353,8 +356,8 @@ class Trainer:
         if self.world.is_main:
             print(f"going on after step {self.step} of {self.total_steps} in {self.output}")
 
-    def _finish(self) -> int:
-        """Export the models, measure what was exported, and say so; returns exit code 0."""
+    def _finish(self) -> None:
+        """Export the models, measure what was exported, and say so."""
         world = self.world
         states = {name: learner.state_dict(keep=world.is_main)[0] for name, learner in self.learners.items()}
         with world.together():
@@ -381,7 +384,6 @@ class Trainer:
         if world.is_main:
             write_json(self.output / EVALUATION, evaluation)
             print(f"\n{format_table(evaluation)}\nrun folder: {self.output}")
-        return 0
 
 
 def resolve(config: Config, objective: Objective, world: World, num_classes: int) -> Config:
