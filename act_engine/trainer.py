@@ -1,11 +1,9 @@
 """The training loop."""
 
 import dataclasses
-import hashlib
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +19,20 @@ from act_engine.data import Batch, build_data
 from act_engine.evaluation import evaluate_models, format_table
 from act_engine.logging import NoLog, RunLog, Stopwatch
 from act_engine.models import build_model, load_weights
-from act_engine.objectives import Objective, build_objective
+from act_engine.objectives import build_objective
 from act_engine.parallel import (
     Learner,
     Vote,
-    World,
     build_learner,
-    check_strategy,
     connect,
     deployed,
     lr_schedule,
-    pick_strategy,
 )
 from act_engine.profiling import OBJECTIVE, NoProfile, StepProfile
+from act_engine.resolve import resolve, stream
 from act_engine.runfolder import EVALUATION, check_run, open_run, write_json
+from act_engine.signals import caught_signals
 
-REPEAT = 2.0  # seconds
 CHECKPOINT_FAILED = 128  # in the ranks' vote, above every signal's number
 
 
@@ -101,8 +97,10 @@ class Trainer:
             ProcessLost: another process died or hung.
         """
         try:
-            with self.world.watched():
-                code = self._train() or self._finish()
+            code = self._train()
+            if code == 0:
+                with self.world.watched():
+                    self._finish()
         finally:
             self.writer.join()
         self.world.close()
@@ -112,7 +110,8 @@ class Trainer:
         """Take the steps that are left; returns 0, or the exit code of what stopped it."""
         vote = Vote(self.world)
         log = RunLog(self.output, self.step, self.total_steps) if self.world.is_main else NoLog()
-        with log, _caught_signals() as caught, self._profiler(log) as profiler:
+        # The signals outermost: torchrun sends SIGTERM to the survivors of a failure while they find out whose it was.
+        with log, caught_signals() as caught, self.world.watched(), self._profiler(log) as profiler:
             clock, verdict = Stopwatch(), 0
             while self.step < self.total_steps and not verdict:
                 for images, labels in self._batches(clock):
@@ -377,8 +376,8 @@ class Trainer:
         if self.world.is_main:
             print(f"going on after step {self.step} of {self.total_steps} in {self.output}")
 
-    def _finish(self) -> int:
-        """Export the models, measure what was exported, and say so; returns exit code 0."""
+    def _finish(self) -> None:
+        """Export the models, measure what was exported, and say so."""
         world = self.world
         states = {name: learner.state_dict(keep=world.is_main)[0] for name, learner in self.learners.items()}
         with world.together():
@@ -405,65 +404,3 @@ class Trainer:
         if world.is_main:
             write_json(self.output / EVALUATION, evaluation)
             print(f"\n{format_table(evaluation)}\nrun folder: {self.output}")
-        return 0
-
-
-def resolve(config: Config, objective: Objective, world: World, num_classes: int) -> Config:
-    """The config with every automatic setting replaced by what it comes to."""
-    classes = config.model.num_classes or num_classes
-    if classes < num_classes:
-        raise ValueError(f"model.num_classes: got {classes}; the data has {num_classes} classes, so at least that many")
-    attack = config.attack
-    if objective.attack_loss != "none":
-        loss = objective.attack_loss if attack.loss == "auto" else attack.loss
-        start = objective.attack_start if attack.start == "auto" else attack.start
-        objective.attack_weights(loss, config.data.batch_size)  # refuses a loss that the objective does not have
-        attack = dataclasses.replace(attack, loss=loss, start=start)
-    parallel = dataclasses.replace(config.parallel, strategy=pick_strategy(config.parallel.strategy, world.size))
-    check_strategy(
-        parallel.strategy,
-        device_type=world.device.type,
-        precision=config.train.precision,
-        sync_batchnorm=parallel.sync_batchnorm,
-        deepspeed_config=parallel.deepspeed_config,
-    )
-    return dataclasses.replace(
-        config,
-        attack=attack,
-        model=dataclasses.replace(config.model, num_classes=classes),
-        train=dataclasses.replace(config.train, device=world.device.type),
-        parallel=parallel,
-    )
-
-
-def stream(seed: int, step: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose at one step of a run; different arguments give unrelated streams."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest(), "big") >> 1
-
-
-@contextmanager
-def _caught_signals() -> Iterator[list[signal.Signals]]:
-    """The first SIGINT or SIGTERM received inside; another one, REPEAT seconds later or more, acts as it did before.
-
-    Sooner it is the same one: from the terminal and from torchrun, which passes on what it gets.
-    """
-    received: list[signal.Signals] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    first = 0.0
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal first
-        if not received:
-            received.append(signal.Signals(number))
-            first = time.monotonic()
-        elif time.monotonic() - first >= REPEAT:
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from act_engine.attack import Attack
 from act_engine.config import from_mapping
-from act_engine.trainer import Trainer, stream
+from act_engine.resolve import stream
+from act_engine.trainer import Trainer
 
 EPS, STEP_SIZE, STEPS, LR, MOMENTUM, DECAY = 0.15, 0.0375, 4, 0.1, 0.9, 5e-4
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from act_engine.parallel.zero import BUCKET
 
 FLOAT = 4  # bytes: weights, gradients and optimizer state are float32 at every precision
-PERSISTENT = 100_000
-"""Parameters of at most so many elements are not sharded by ZeRO-3 (DeepSpeed's stage3_param_persistence_threshold)."""
+LIVE = 10**9
+"""DeepSpeed's stage3_max_live_parameters: up to a billion parameters, a pass leaves the whole model gathered."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class TrainingMemory:
     optimizer: int
     """Its state and, under ZeRO 1 to 3, its own copy of the weights."""
     buffers: int
-    """Communication buckets."""
+    """The communication bucket."""
 
     @property
     def total(self) -> int:
@@ -32,27 +32,28 @@ def training_memory(
     *,
     zero_stage: int = 0,
     state_tensors: int = 1,
-    persistent: int = PERSISTENT,
+    bucket: int = BUCKET,
+    live: int = LIVE,
 ) -> TrainingMemory:
-    """The peak, at the end of a backward pass, for one model; the two models of ACT take the sum of theirs.
+    """The peak on one rank, near the end of a backward pass, for one model; two models take the sum of theirs.
 
-    ZeRO's stages (Rajbhandari et al., arXiv 1910.02054) in the form that float32 training takes: the optimizer steps on
-    a copy of its shard of the weights.
+    ZeRO's stages (Rajbhandari et al., arXiv 1910.02054) in the form that float32 training takes in DeepSpeed: the
+    optimizer steps on a copy of its shard of the weights.
 
     Args:
         parameter_sizes: elements of each parameter.
         strategy: ``"single"``, ``"ddp"`` or ``"deepspeed"``.
         state_tensors: of the optimizer for each weight: 1 for SGD with momentum, 2 for AdamW.
-        persistent: largest parameter that ZeRO-3 leaves whole, in elements.
+        bucket: elements reduced at a time.
+        live: elements of gathered parameters that ZeRO-3 leaves whole during a pass.
     """
     whole = sum(parameter_sizes)
-    sharded = strategy == "deepspeed" and zero_stage > 0
-    shard = sum(-(-size // world_size) for size in parameter_sizes) if sharded else whole
-    parameters = gradients = whole
-    if sharded and zero_stage == 3:
-        parameters = shard + sum(size for size in parameter_sizes if size <= persistent)
-    if sharded and zero_stage >= 2:
-        gradients = shard
-    optimizer = shard * (state_tensors + 1) if sharded else whole * state_tensors
-    buffers = min(BUCKET, whole) if sharded and zero_stage == 3 else 0
-    return TrainingMemory(FLOAT * parameters, FLOAT * gradients, FLOAT * optimizer, FLOAT * buffers)
+    if strategy != "deepspeed" or zero_stage == 0:
+        return TrainingMemory(FLOAT * whole, FLOAT * whole, FLOAT * whole * state_tensors, 0)
+    shard = sum(-(-size // world_size) for size in parameter_sizes)
+    return TrainingMemory(
+        parameters=FLOAT * (whole if zero_stage < 3 else shard + min(live, whole)),
+        gradients=FLOAT * (whole if zero_stage == 1 else shard),
+        optimizer=FLOAT * shard * (1 + state_tensors),
+        buffers=FLOAT * min(bucket, whole),
+    )

@@ -10,7 +10,9 @@ import torch
 
 pytest.importorskip("deepspeed")
 
-from worlds import CASES, RESUMED, SAVED_AT, WORLDS
+from worlds import CASES, LAYERS, MEMORY, RESUMED, SAVED_AT, SMALL, WIDTH, WORLDS
+
+from act_engine.parallel import training_memory
 
 ITERATIONS, PARAMETERS = 3, 6  # of the attack; of the model
 
@@ -69,6 +71,21 @@ def test_collectives_during_an_attack(worlds, size, case):
 @pytest.mark.parametrize(("size", "case"), [(size, case) for size, cases in RESUMED.items() for case in cases])
 def test_a_zero2_run_of_two_processes_goes_on_anywhere(worlds, size, case):
     assert_same_training(worlds[size][f"resumed/{case}"], worlds[1]["adamw"], slice(SAVED_AT, None))
+
+
+@pytest.mark.parametrize("size", sorted(WORLDS))
+@pytest.mark.parametrize("case", MEMORY)
+def test_memory_is_as_predicted(worlds, size, case):
+    settings = {"zero_stage": 0, **MEMORY[case]}
+    predicted = training_memory([WIDTH**2, WIDTH] * LAYERS, world_size=size, bucket=SMALL, live=SMALL, **settings)
+    assert worlds[size][f"memory/{case}"] == pytest.approx(predicted.total, rel=0.1)
+
+
+def test_memory_falls_with_the_world_as_zero_promises(worlds):
+    measured = {case: [worlds[size][f"memory/{case}"] for size in (1, 2, 4)] for case in MEMORY}
+    assert measured["ddp"][0] == measured["ddp"][2]
+    assert measured["zero3"][0] / measured["zero3"][2] > 3.5
+    assert measured["zero1"][2] > measured["zero2"][2] > measured["zero3"][2]
 
 
 def test_evaluation_is_exact_at_any_world_size(worlds):

@@ -4,10 +4,14 @@ Run as a script with an output folder. It imports everything once and forks each
 all of the training; rank 0 of a world of N writes what came out into ``world-N.pt``.
 """
 
+import functools
+import gc
+import importlib
 import json
 import shutil
 import sys
 import time
+import warnings
 from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from act_engine import trainer as trainer_module
 from act_engine.attack import Attack
 from act_engine.config import AttackConfig, EvaluateConfig, from_mapping
-from act_engine.data import build_data
+from act_engine.data import build_data, sources
 from act_engine.evaluation import evaluate_models
 from act_engine.logging import NoLog
-from act_engine.parallel import connect
+from act_engine.parallel import build_learner, connect
 from act_engine.parallel.zero import import_deepspeed
 from act_engine.trainer import Trainer
 
@@ -43,6 +47,19 @@ RESUMED = {
     1: {"zero2": SAVED, "single": {}},
     2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}},
     4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}},
+}
+MEMORY = {"ddp": {"strategy": "ddp"}, **{f"zero{stage}": {**ZERO, "zero_stage": stage} for stage in range(4)}}
+WIDTH, LAYERS = 64, 64  # of the model whose memory is measured
+SMALL = 2 * (WIDTH**2 + WIDTH)  # elements: two of its layers
+SMALL_BUCKETS = {
+    "zero_optimization": {
+        "reduce_bucket_size": SMALL,
+        "allgather_bucket_size": SMALL,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_live_parameters": SMALL,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 0,
+    }
 }
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # it leaves small parameters whole
 
@@ -123,6 +140,45 @@ def outcome(trainer: Trainer, until: int = STEPS) -> dict:
     return {"losses": losses, "states": states, "collectives": collectives}
 
 
+def peak_memory(settings: Path, parallel: dict) -> int:
+    """Bytes of all tensors that training a deep, narrow model adds, at their peak in the third step.
+
+    Looked at whenever a gradient is ready, before the optimizer steps, and after it; activations are next to nothing.
+    """
+    samples = []
+
+    def sample(*_) -> None:
+        gc.collect()
+        storages = {}
+        for value in gc.get_objects():
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                for tensor in (value, value.grad if value.is_leaf else None):
+                    if tensor is not None:
+                        storage = tensor.untyped_storage()
+                        storages[storage.data_ptr()] = storage.nbytes()
+        samples.append(sum(storages.values()))
+
+    warnings.simplefilter("ignore")
+    sample()
+    before = samples.pop()
+    model = nn.Sequential(nn.Flatten(), *(nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)))
+    for parameter in list(model.parameters())[::2]:
+        parameter.register_post_accumulate_grad_hook(sample)
+    parallel = {**parallel, "deepspeed_config": str(settings)}
+    world = connect(torch.device("cpu"))
+    learner = build_learner(model=model, world=world, lr_at=lambda step: 0.1, **parallel)
+    del model
+    for _ in range(3):
+        samples.clear()
+        loss = learner(torch.rand(1, 1, 8, 8)).logsumexp(1).sum()
+        learner.backward(loss)
+        del loss
+        sample()
+        learner.step()
+        sample()
+    return max(samples) - before
+
+
 def run_world(output: Path) -> dict:
     size = dist.get_world_size()
     cases = {"single/1": ({}, 1), **CASES} if size == 1 else CASES
@@ -144,6 +200,8 @@ def run_world(output: Path) -> dict:
             shutil.copytree(output / "saved", folder)
         dist.barrier()
         results[f"resumed/{name}"] = outcome(make_trainer(folder, parallel, optimizer="adamw"))
+    for name, parallel in MEMORY.items():
+        results[f"memory/{name}"] = peak_memory(output / "small_buckets.json", parallel)
     model = TinyNet(10)
     model.load_state_dict(torch.load(output / "model.pt"))
     data = build_data("digits", batch_size=8, eval_batch_size=37, rank=dist.get_rank(), world_size=size)
@@ -151,6 +209,16 @@ def run_world(output: Path) -> dict:
     world = connect(torch.device("cpu"))
     results["evaluation"] = evaluate_models({"robust": model}, data.test, AttackConfig(), settings, seed=1, world=world)
     return results
+
+
+def import_all() -> None:
+    """What the first of several trainers would import or read, done before the forks."""
+    import_deepspeed("cpu")
+    importlib.import_module("torch._inductor.compile_fx")
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    sources.digits = functools.cache(sources.digits)
+    sources.digits()
+    gc.freeze()  # ZeRO-3 collects garbage, which would go through all of it for every model
 
 
 def work(rank: int, size: int, output: Path) -> None:
@@ -163,10 +231,11 @@ def work(rank: int, size: int, output: Path) -> None:
 
 def main(output: Path) -> None:
     torch.set_num_threads(1)
-    import_deepspeed("cpu")
+    import_all()
     torch.manual_seed(0)
     torch.save(TinyNet(10).state_dict(), output / "model.pt")
     (output / "shard_all.json").write_text(json.dumps(SHARD_ALL))
+    (output / "small_buckets.json").write_text(json.dumps(SMALL_BUCKETS))
     trainer_module.build_model = lambda name, *, num_classes, image_shape: TinyNet(num_classes)
     for size in WORLDS:
         processes = [Process(target=work, args=(rank, size, output)) for rank in range(size)]

@@ -1,0 +1,41 @@
+"""A run's automatic settings, and its seeds: what follows from the config and from where the run takes place."""
+
+import dataclasses
+import hashlib
+
+from act_engine.config import Config
+from act_engine.objectives import Objective
+from act_engine.parallel import World, check_strategy, pick_strategy
+
+
+def resolve(config: Config, objective: Objective, world: World, num_classes: int) -> Config:
+    """The config with every automatic setting replaced by what it comes to."""
+    classes = config.model.num_classes or num_classes
+    if classes < num_classes:
+        raise ValueError(f"model.num_classes: got {classes}; the data has {num_classes} classes, so at least that many")
+    attack = config.attack
+    if objective.attack_loss != "none":
+        loss = objective.attack_loss if attack.loss == "auto" else attack.loss
+        start = objective.attack_start if attack.start == "auto" else attack.start
+        objective.attack_weights(loss, config.data.batch_size)  # refuses a loss that the objective does not have
+        attack = dataclasses.replace(attack, loss=loss, start=start)
+    parallel = dataclasses.replace(config.parallel, strategy=pick_strategy(config.parallel.strategy, world.size))
+    check_strategy(
+        parallel.strategy,
+        device_type=world.device.type,
+        precision=config.train.precision,
+        sync_batchnorm=parallel.sync_batchnorm,
+        deepspeed_config=parallel.deepspeed_config,
+    )
+    return dataclasses.replace(
+        config,
+        attack=attack,
+        model=dataclasses.replace(config.model, num_classes=classes),
+        train=dataclasses.replace(config.train, device=world.device.type),
+        parallel=parallel,
+    )
+
+
+def stream(seed: int, step: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose at one step of a run; different arguments give unrelated streams."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest(), "big") >> 1
