@@ -1,61 +1,82 @@
-"""Turn the newest results of each device into the README's table and a plot: python benchmarks/report.py [RESULTS]."""
+"""Turn results into tables and plots: ``python benchmarks/report.py [--readme]``.
+
+Of every device each (op, size) comes from the newest run that measured it, so all its contenders were measured together.
+``--readme`` writes the tables into README.md, between their ``begin`` and ``end`` comments; without it they are printed.
+"""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-_COLUMNS = ("eager", "compile", "liger", "triton", "native")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+KERNEL_COLUMNS = ("eager", "compile", "liger", "triton", "native")
+
+Table = dict[tuple[str, str], dict[str, dict]]
 
 
-def newest_runs(results: Path) -> list[dict]:
-    """The last run of each device's folder, by name (the time it was made)."""
-    return [
-        json.loads(max(folder.glob("*.json")).read_text())
-        for folder in sorted(results.iterdir())
-        if folder.is_dir() and any(folder.glob("*.json"))
-    ]
-
-
-def grouped(run: dict) -> dict[tuple[str, str], dict[str, dict]]:
-    """Rows of a run by (op, size), then by contender."""
-    table: dict[tuple[str, str], dict[str, dict]] = {}
-    for row in run["rows"]:
-        table.setdefault((row["op"], row["size"]), {})[row["contender"]] = row
+def newest_results(folder: Path) -> Table:
+    """Rows of a device's folder by (op, size), then by contender; each row also has its run's command, date, versions."""
+    table: Table = {}
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text("utf-8"))
+        about = {key: run[key] for key in ("device", "torch", "time", "command")}
+        measured: Table = {}
+        for row in run["rows"]:
+            measured.setdefault((row["op"], row["size"]), {})[row["contender"]] = {**about, **row}
+        table |= measured
     return dict(sorted(table.items()))
 
 
-def markdown(run: dict) -> str:
+def kernel_table(results: Table) -> str:
     """Medians with p20 to p80, the best kernel's speed-up, its bandwidth, and that in percent of a copy's."""
-    table = grouped(run)
-    columns = [c for c in _COLUMNS if any(c in rows for rows in table.values())]
+    table = {key: rows for key, rows in results.items() if "native" in rows or "triton" in rows}
+    columns = [c for c in KERNEL_COLUMNS if any(c in rows for rows in table.values())]
     lines = [
-        f"**{run['device']}**, torch {run['torch']}, {run['time'][:10]}: `{run['command']}`. "
-        "Median (20th to 80th percentile) in ms; the last three columns are the fastest kernel's.",
+        _about(table) + "Median (20th to 80th percentile) in ms; the last four columns are the fastest kernel's.",
         "",
         "| op | size | " + " | ".join(columns) + " | × eager | × compile | GB/s | % of copy |",
         "| --- | --- |" + " --- |" * (len(columns) + 4),
     ]
     for (op, size), rows in table.items():
-        kernels = [rows[c] for c in ("native", "triton") if c in rows]
-        if not kernels:
-            continue
-        best = min(kernels, key=lambda row: row["median_us"])
-        cells = [_time(rows.get(c)) for c in columns]
-        cells += [_speedup(rows.get(c), best) for c in ("eager", "compile")]
+        best = min((rows[c] for c in ("native", "triton") if c in rows), key=lambda row: row["median_us"])
+        cells = [_time(rows.get(c), 1e3) for c in columns]
+        cells += [_ratio(rows.get(c), best) for c in ("eager", "compile")]
         cells += [f"{best['gigabytes_per_second']:.3g}", f"{best['percent_of_copy']:.0f}"]
         lines.append(f"| {op} | {size} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def plot(run: dict, path: Path) -> None:
-    """Bars: how many times faster than eager each contender is, for each op and size."""
+def step_table(results: Table) -> str:
+    """The training steps: seconds, images a second, how much slower than the engine, and peak memory."""
+    table = {key: rows for key, rows in results.items() if key[0] == "training_step"}
+    parts = []
+    for (_, size), rows in table.items():
+        engine = rows["engine"]
+        parts += [
+            _about({("", ""): rows}) + f"**{size}**, attack efficiency {engine['attack_efficiency']:.2f}.",
+            "",
+            "| training step | s, median (20th to 80th percentile) | images/s | engine's speed-up | peak memory, MB |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, row in rows.items():
+            memory = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "–"
+            parts.append(
+                f"| {name} | {_time(row, 1e6)} | {row['images_per_second']:.1f} | {row['engine_speed_up']:.2f} | {memory} |"
+            )
+    return "\n".join(parts)
+
+
+def plot(results: Table, path: Path) -> None:
+    """Bars: how many times faster than eager each kernel is, for each op and size."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    table = {key: rows for key, rows in grouped(run).items() if "eager" in rows}
-    columns = [c for c in _COLUMNS if c != "eager" and any(c in rows for rows in table.values())]
+    table = {key: rows for key, rows in results.items() if "eager" in rows}
+    columns = [c for c in KERNEL_COLUMNS if c != "eager" and any(c in rows for rows in table.values())]
     height = 0.8 / max(len(columns), 1)
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.45 * len(table)), layout="constrained")
     for offset, contender in enumerate(columns):
@@ -67,31 +88,65 @@ def plot(run: dict, path: Path) -> None:
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(table))], [f"{op} {size}" for op, size in table])
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel(f"times faster than eager PyTorch ({run['device']})")
+    axes.set_xlabel("times faster than eager PyTorch")
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def _time(row: dict | None) -> str:
+def readme_tables() -> dict[str, str]:
+    """The README's generated parts by name."""
+    from act_engine.report import trade_off_table
+
+    devices = [newest_results(folder) for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
+    tables = {
+        "kernels": "\n\n".join(kernel_table(results) for results in devices),
+        "step": "\n\n".join(step_table(results) for results in devices),
+    }
+    trade_off = RESULTS / "trade-off-digits.json"
+    if trade_off.exists():
+        tables["trade-off"] = trade_off_table(json.loads(trade_off.read_text("utf-8")))
+    return tables
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """`text` with each table between its comments."""
+    for name, table in tables.items():
+        before, rest = text.split(f"<!-- begin {name} -->\n", 1)
+        _, after = rest.split(f"<!-- end {name} -->", 1)
+        text = f"{before}<!-- begin {name} -->\n{table}\n<!-- end {name} -->{after}"
+    return text
+
+
+def _about(table: Table) -> str:
+    row = next(row for rows in table.values() for row in rows.values())
+    return f"{row['device']}, torch {row['torch']}, {row['time'][:10]}, `{row['command']}`. "
+
+
+def _time(row: dict | None, microseconds: float) -> str:
     if row is None:
         return "–"
-    return f"{row['median_us'] / 1e3:.3g} ({row['p20_us'] / 1e3:.3g}–{row['p80_us'] / 1e3:.3g})"
+    median, low, high = (row[key] / microseconds for key in ("median_us", "p20_us", "p80_us"))
+    return f"{median:.3g} ({low:.3g}–{high:.3g})"
 
 
-def _speedup(row: dict | None, best: dict) -> str:
+def _ratio(row: dict | None, best: dict) -> str:
     return "–" if row is None else f"{row['median_us'] / best['median_us']:.1f}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="?", type=Path, default=Path(__file__).parent / "results")
-    results = parser.parse_args().results
-    for run in newest_runs(results):
-        print(markdown(run), end="\n\n")
-        picture = results / f"{run['device'].lower().replace(' ', '-').replace('_', '-')}.png"
-        plot(run, picture)
-        print(f"![speed-ups]({picture.name})", end="\n\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
+    arguments = parser.parse_args()
+    for folder in RESULTS.iterdir():
+        if folder.is_dir():
+            plot(newest_results(folder), folder / "kernels.png")
+    tables = readme_tables()
+    if arguments.readme:
+        readme = ROOT / "README.md"
+        readme.write_text(fill(readme.read_text("utf-8"), tables), "utf-8")
+    else:
+        sys.stdout.write("\n\n".join(tables.values()) + "\n")
 
 
 if __name__ == "__main__":
