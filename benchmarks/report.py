@@ -1,7 +1,7 @@
 """Turn results into tables and plots: ``python benchmarks/report.py [--readme]``.
 
-Of every device each (op, size) comes from the newest run that measured it, so all its contenders were measured together.
-``--readme`` writes the tables into README.md, between their ``begin`` and ``end`` comments; without it they are printed.
+Of every device each (op, size) comes from the newest run that measured it: all its contenders were measured together.
+``--readme`` writes the tables into README.md, between their begin and end comments; without it they are printed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ Table = dict[tuple[str, str], dict[str, dict]]
 
 
 def newest_results(folder: Path) -> Table:
-    """Rows of a device's folder by (op, size), then by contender; each row also has its run's command, date, versions."""
+    """Rows of a device's folder by (op, size), then by contender; a row also has its run's command, date and versions."""
     table: Table = {}
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text("utf-8"))
@@ -62,9 +62,8 @@ def step_table(results: Table) -> str:
         ]
         for name, row in rows.items():
             memory = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "–"
-            parts.append(
-                f"| {name} | {_time(row, 1e6)} | {row['images_per_second']:.1f} | {row['engine_speed_up']:.2f} | {memory} |"
-            )
+            figures = f"{row['images_per_second']:.1f} | {row['engine_speed_up']:.2f} | {memory}"
+            parts.append(f"| {name} | {_time(row, 1e6)} | {figures} |")
     return "\n".join(parts)
 
 
