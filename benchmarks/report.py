@@ -17,7 +17,7 @@ Table = dict[tuple[str, str], dict[str, dict]]
 
 
 def newest_results(folder: Path) -> Table:
-    """Rows of a device's folder by (op, size), then by contender; a row also has its run's command, date and versions."""
+    """Rows of a folder by (op, size), then by contender; a row also has its run's command, date and versions."""
     table: Table = {}
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text("utf-8"))
