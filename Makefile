@@ -56,6 +56,7 @@ $(VENV)/base.stamp: $(VENV)/torch.stamp pyproject.toml $(NATIVE)
 	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e .
 	@touch $@
 
+# The extension is there already: ACT_BUILD=none keeps it from being built again.
 $(VENV)/all.stamp: $(VENV)/base.stamp
-	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[all]'
+	ACT_BUILD=none $(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[all]'
 	@touch $@
