@@ -239,7 +239,7 @@ def main(output: Path) -> None:
     torch.save(TinyNet(10).state_dict(), output / "model.pt")
     (output / "shard_all.json").write_text(json.dumps(SHARD_ALL))
     (output / "small_buckets.json").write_text(json.dumps(SMALL_BUCKETS))
-    trainer_module.build_model = lambda name, *, num_classes, image_shape: TinyNet(num_classes)
+    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
     for size in WORLDS:
         processes = [Process(target=work, args=(rank, size, output)) for rank in range(size)]
         for process in processes:
