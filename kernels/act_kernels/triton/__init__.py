@@ -34,8 +34,8 @@ def why_not(op: str, device: str, dtype: torch.dtype) -> str | None:
 
 def _interpreted() -> bool:
     """Whether the kernels were defined under TRITON_INTERPRET=1."""
-    from triton.runtime.interpreter import InterpretedFunction
+    from triton import JITFunction  # the interpreter's own module needs NumPy, which torch and triton do without
 
     from act_kernels.triton.images import load_clean
 
-    return isinstance(load_clean, InterpretedFunction)
+    return not isinstance(load_clean, JITFunction)
