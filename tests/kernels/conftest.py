@@ -10,7 +10,6 @@ import hypothesis
 import torch
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
     import triton_interpreter
 
     triton_interpreter.round_bfloat16()
