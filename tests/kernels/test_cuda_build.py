@@ -67,7 +67,7 @@ def test_blocks_fit_a_multiprocessor(usage):
 
 def test_accesses_are_16_bytes_wide():
     """Instructions by kernel: each has 128-bit loads, and each that writes images or gradients 128-bit stores."""
-    wide = Counter()
+    wide, name = Counter(), ""
     for line in _cuobjdump("-sass", "-arch", "sm_90").splitlines():
         function = re.search(r"Function : (\S+)", line)
         if function:
