@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         simulated = "triton-interpreted" in item.name or "cuda-emulated" in item.name
         if simulated and item.path.name == "test_losses.py":
-            reason = "the simulated GPU losses miss their error budget in some draws"
+            reason = "unsettled: four of these failed when last seen, the others were not run to the end"
             item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
         if item.name == "test_accesses_are_16_bytes_wide":
             reason = "18 instances of l2_apply_kernel have narrower accesses on sm_90"
