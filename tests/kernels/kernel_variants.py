@@ -13,10 +13,14 @@ from act_kernels.dispatch import why_not
 
 
 class Variant:
-    """A backend on a device, for tests of one op."""
+    """A backend on a device, for tests of one op.
+
+    `simulated`: the kernels run in an interpreter, right but slow; large tensors prove nothing more there.
+    """
 
     def __init__(self, backend: str, device: str, instruction_set: str | None = None):
         self.backend, self.device, self.instruction_set = backend, device, instruction_set
+        self.simulated = (backend, device) == ("triton", "cpu")
 
     @contextlib.contextmanager
     def active(self, op: str, dtype: torch.dtype = torch.float32) -> Iterator[None]:
@@ -47,6 +51,7 @@ class EmulatedCuda(Variant):
 
     def __init__(self, **device):
         super().__init__("native", "cpu")
+        self.simulated = True
         self._gpu = device
 
     @contextlib.contextmanager

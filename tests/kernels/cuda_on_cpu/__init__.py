@@ -18,7 +18,7 @@ from torch import Tensor
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[2]
 _CSRC = _ROOT / "csrc"
-_FLAGS = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+_FLAGS = ["-std=c++17", "-O1", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-Wno-unknown-pragmas"]
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3}
 
 

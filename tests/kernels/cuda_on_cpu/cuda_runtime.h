@@ -1,6 +1,7 @@
 // See cuda_runtime_api.h.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -39,9 +40,13 @@ struct Device {
   bool capturing = false;
 };
 
+// A thread's stack, which runs one thread after another. After its start it is entered and left by _longjmp, which, unlike
+// swapcontext, makes no system call.
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  jmp_buf state;
   std::unique_ptr<char[]> stack;
+  bool started = false;
   bool finished = false;
   long syncs = 0;     // barriers passed
   long shuffles = 0;  // shuffles passed
@@ -53,31 +58,56 @@ struct Warp {
 };
 
 struct Block {
-  std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned char> shared;
-  ucontext_t scheduler;
-  std::function<void()> kernel;
+  const std::function<void()>* kernel;
+  unsigned threads;
   long arrived = 0;  // at barriers, over all of them
 };
 
 inline Device device;
+inline std::vector<std::unique_ptr<Fiber>> fibers;
+inline jmp_buf scheduler;
 inline Block* block = nullptr;
 inline unsigned running = 0;
 inline Index thread_index, block_index, grid_size;
 constexpr size_t kStack = 64 * 1024;
 
-inline void wait_until(const std::function<bool()>& ready) {
-  while (!ready()) {
-    const unsigned mine = running;
-    swapcontext(&block->fibers[mine].context, &block->scheduler);
+inline void pause() {
+  if (_setjmp(fibers[running]->state) == 0) {
+    _longjmp(scheduler, 1);
   }
 }
 
-inline void run_fiber() {
-  block->kernel();
-  block->fibers[running].finished = true;
-  swapcontext(&block->fibers[running].context, &block->scheduler);
+template <class Ready>
+void wait_until(Ready ready) {
+  while (!ready()) {
+    pause();
+  }
+}
+
+inline void run_threads() {
+  for (;;) {
+    (*block->kernel)();
+    fibers[running]->finished = true;
+    pause();
+  }
+}
+
+inline void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) {
+    return;
+  }
+  if (fiber.started) {
+    _longjmp(fiber.state, 1);
+  }
+  fiber.started = true;
+  fiber.stack.reset(new char[kStack]);
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.get();
+  fiber.start.uc_stack.ss_size = kStack;
+  makecontext(&fiber.start, run_threads, 0);
+  setcontext(&fiber.start);
 }
 
 inline unsigned char* dynamic_shared() {
@@ -86,30 +116,25 @@ inline unsigned char* dynamic_shared() {
 }
 
 inline void launch(const std::function<void()>& kernel, unsigned blocks, unsigned threads, size_t shared, cudaStream_t) {
+  while (fibers.size() < threads) {
+    fibers.push_back(std::make_unique<Fiber>());
+  }
   for (unsigned b = 0; b < blocks; ++b) {
-    Block state;
-    state.fibers.resize(threads);
-    state.warps.resize((threads + 31) / 32);
-    state.shared.resize(shared + 16);
-    state.kernel = kernel;
+    Block state{std::vector<Warp>((threads + 31) / 32), std::vector<unsigned char>(shared + 16), &kernel, threads};
     block = &state;
     block_index.x = b;
     grid_size.x = blocks;
-    for (Fiber& fiber : state.fibers) {
-      fiber.stack.reset(new char[kStack]);
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = kStack;
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, run_fiber, 0);
+    for (unsigned t = 0; t < threads; ++t) {
+      fibers[t]->finished = false;
+      fibers[t]->syncs = fibers[t]->shuffles = 0;
     }
     for (bool any = true; any;) {
       any = false;
       for (running = 0; running < threads; ++running) {
-        if (!state.fibers[running].finished) {
+        if (!fibers[running]->finished) {
           any = true;
           thread_index.x = running;
-          swapcontext(&state.scheduler, &state.fibers[running].context);
+          resume(*fibers[running]);
         }
       }
     }
@@ -122,7 +147,7 @@ V shuffle_xor(V value, int distance) {
   static_assert(sizeof(V) <= sizeof(uint64_t));
   const unsigned lane = running % 32;
   Warp& warp = block->warps[running / 32];
-  Fiber& me = block->fibers[running];
+  Fiber& me = *fibers[running];
   const long turn = me.shuffles++;
   std::memcpy(&warp.values[turn % 2][lane], &value, sizeof(V));
   ++warp.arrived;
@@ -133,10 +158,10 @@ V shuffle_xor(V value, int distance) {
 }
 
 inline void synchronize_block() {
-  Fiber& me = block->fibers[running];
+  Fiber& me = *fibers[running];
   const long turn = ++me.syncs;
   ++block->arrived;
-  wait_until([&] { return block->arrived >= turn * static_cast<long>(block->fibers.size()); });
+  wait_until([&] { return block->arrived >= turn * static_cast<long>(block->threads); });
 }
 
 }  // namespace cuda_on_cpu
