@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace act {
 
@@ -44,9 +45,17 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 
+// By __stwb, an ordinary store of 16 bytes: one through a pointer the compiler may split into its elements.
 template <int N, class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
-  *reinterpret_cast<Pack<T, N>*>(p) = pack;
+  constexpr int kWords = sizeof(pack) / 16;
+  static_assert(kWords * 16 == sizeof(pack));
+  uint32_t bits[4 * kWords];
+  memcpy(bits, &pack, sizeof(pack));
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    __stwb(reinterpret_cast<uint4*>(p) + i, make_uint4(bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3]));
+  }
 }
 
 template <class T, int N>

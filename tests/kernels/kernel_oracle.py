@@ -1,7 +1,30 @@
 """The formulas once more, in float64 and written another way, to hold every implementation against."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Values in float64, and the sizes of the terms that each is a sum of.
+
+    A term's rounding error is a share of its size, and stays when the terms cancel. The size of a product counts its
+    factors' relative errors: that of exp(a), in a's precision, is |a| units in the last place.
+    """
+
+    value: np.ndarray
+    size: np.ndarray
+
+    def __add__(self, other: "Exact") -> "Exact":
+        return Exact(self.value + other.value, self.size + other.size)
+
+    def __rmul__(self, factor: float) -> "Exact":
+        return Exact(factor * self.value, abs(factor) * self.size)
+
+    def sum(self) -> "Exact":
+        return Exact(self.value.sum(), self.size.sum())
 
 
 def array(t) -> np.ndarray:
@@ -22,13 +45,14 @@ def _over_channels(value, dims: int) -> np.ndarray:
     return value.reshape((1, -1) + (1,) * (dims - 2)) if value.ndim else value
 
 
-def pgd_step(x_adv, grad, x, step_size, eps, lower, upper, norm) -> np.ndarray:
+def pgd_step(x_adv, grad, x, step_size, eps, lower, upper, norm) -> Exact:
     x_adv, grad, x = array(x_adv), array(grad), array(x)
     step_size, eps = _over_samples(step_size, x.ndim), _over_samples(eps, x.ndim)
     lower, upper = _over_channels(lower, x.ndim), _over_channels(upper, x.ndim)
+    size = np.abs(x_adv) + np.abs(x) + np.abs(step_size)
     if norm == "linf":
         delta = np.clip(x_adv + step_size * np.sign(grad) - x, -eps, eps)
-        return np.minimum(np.maximum(x + delta, lower), upper)
+        return Exact(np.minimum(np.maximum(x + delta, lower), upper), size)
     axes = tuple(range(1, x.ndim))
 
     def length(v):
@@ -39,51 +63,55 @@ def pgd_step(x_adv, grad, x, step_size, eps, lower, upper, norm) -> np.ndarray:
     delta = x_adv - x + step_size * np.divide(grad, norms, out=np.zeros_like(grad), where=norms > 0)
     distance = length(delta)
     delta = delta * np.where(distance > eps, eps / np.where(distance > 0, distance, 1), 1)
-    return np.minimum(np.maximum(x + delta, lower), upper)
+    return Exact(np.minimum(np.maximum(x + delta, lower), upper), size)
 
 
-def _softmax(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and their logarithms, row by row."""
+def _softmax(z: np.ndarray) -> tuple[np.ndarray, Exact]:
+    """Probabilities, row by row, and their logarithms."""
     shifted = z - z.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return np.exp(log_p), log_p
+    log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_p = Exact(shifted - log_sum, np.abs(shifted) + log_sum + 1)  # 1: the sum's own rounding, which log_sum may hide
+    return np.exp(log_p.value), log_p
 
 
-def cross_entropy(z, labels, smoothing=0.0) -> tuple[np.ndarray, np.ndarray]:
+def cross_entropy(z, labels, smoothing=0.0) -> tuple[Exact, Exact]:
     """Loss of each row, and its gradient."""
     z = array(z)
     wanted = np.full(z.shape, smoothing / z.shape[1])
     wanted[np.arange(len(z)), labels.cpu().numpy()] += 1 - smoothing
     p, log_p = _softmax(z)
-    return -(wanted * log_p).sum(axis=1), p - wanted
+    loss = Exact(-(wanted * log_p.value).sum(axis=1), (wanted * log_p.size).sum(axis=1))
+    return loss, Exact(p - wanted, p * log_p.size + wanted)
 
 
-def kl_divergence(target, z, temperature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def kl_divergence(target, z, temperature) -> tuple[Exact, Exact, Exact]:
     """T² · KL(softmax(target / T) ‖ softmax(z / T)) of each row, and its gradients to z and to target."""
     q, log_q = _softmax(array(target) / temperature)
     p, log_p = _softmax(array(z) / temperature)
-    ratio = log_q - log_p
-    kl = (q * ratio).sum(axis=1)
-    scale = temperature**2
-    return scale * kl, scale / temperature * (p - q), scale / temperature * q * (ratio - kl[:, None])
+    ratio = log_q + -1.0 * log_p
+    kl = Exact((q * ratio.value).sum(axis=1), (q * ratio.size).sum(axis=1))
+    centred = ratio.value - kl.value[:, None]
+    to_z = Exact(p - q, p * log_p.size + q * log_q.size)
+    to_target = Exact(q * centred, q * (log_q.size * np.abs(centred) + ratio.size + kl.size[:, None]))
+    return temperature**2 * kl, temperature * to_z, temperature * to_target
 
 
-def assert_within_budget(result, reference, oracle: np.ndarray, magnitude: float = 0.0, rows: int = 1) -> None:
+def assert_within_budget(result, reference, exact: Exact, rows: int = 1) -> None:
     """At most twice the error of the reference in the same precision, plus a rounding band.
 
-    The band is four units in the last place of the largest exact value, in the result's dtype; for the reference
-    itself, whose error is the yardstick, sixteen of `magnitude` too, the formula's largest intermediate in float32.
+    The band is four units in the last place: of the largest exact value in the result's dtype, and of the terms' size
+    in float32. The reference itself, whose error is the yardstick, has four times that.
     What float16 cannot hold, before a mean over `rows` divides it, must be infinite.
     """
-    assert result.shape == oracle.shape
+    assert result.shape == exact.value.shape
     result_array, reference_array = array(result), array(reference)
-    held = np.abs(oracle) * rows <= torch.finfo(result.dtype).max
-    assert (np.sign(oracle) * np.inf == result_array)[~held].all()
-    oracle = oracle[held]
-    if oracle.size == 0:
+    held = np.abs(exact.value) * rows <= torch.finfo(result.dtype).max
+    assert (np.copysign(np.inf, exact.value) == result_array)[~held].all()
+    if not held.any():
         return
-    error, yardstick = np.abs(result_array[held] - oracle), np.abs(reference_array[held] - oracle)
-    largest = float(np.abs(oracle).max())
-    band = 4 * torch.finfo(result.dtype).eps * max(largest, torch.finfo(result.dtype).tiny)
-    assert yardstick.max() <= band + 16 * torch.finfo(torch.float32).eps * magnitude, "the reference is off"
+    value = exact.value[held]
+    error, yardstick = np.abs(result_array[held] - value), np.abs(reference_array[held] - value)
+    largest = max(np.abs(value).max(), torch.finfo(result.dtype).tiny)
+    band = 4 * (torch.finfo(result.dtype).eps * largest + torch.finfo(torch.float32).eps * exact.size[held].max())
+    assert yardstick.max() <= 4 * band, "the reference is off"
     assert error.max() <= 2 * yardstick.max() + band

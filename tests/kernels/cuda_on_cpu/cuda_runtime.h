@@ -24,6 +24,9 @@
 struct double2 {
   double x, y;
 };
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 struct Index {
   unsigned x;
 };
@@ -174,6 +177,8 @@ inline void synchronize_block() {
 
 inline void __threadfence() {}
 inline double2 make_double2(double x, double y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline void __stwb(uint4* p, uint4 value) { *p = value; }
 template <class V>
 V __ldcg(const V* p) { return *p; }
 inline unsigned atomicInc(unsigned* p, unsigned limit) {
