@@ -5,7 +5,7 @@ A backend is a module that has
 * one function for each op it implements, named as the op and with the signature of the function of that name in
   `act_kernels.reference` (the specification), and
 * `why_not(op, device, dtype) -> str | None`: why it cannot run that op there, or None when it can. `device` is a device
-  type ("cpu", "cuda"), `dtype` that of the images or logits.
+  type ("cpu", "cuda"), `dtype` the widest of the images and the gradient, or of the logits.
 
 To add a backend, write such a module and name it in `BACKENDS` and `_AUTOMATIC`. To add an op to a backend, write the
 function and let `why_not` return None for it. The caller (`ops.py`) has validated the arguments and brought all images
@@ -72,9 +72,10 @@ def _choose(op: str, device: str, dtype: torch.dtype) -> str:
     raise AssertionError(f"{op}: the reference runs everywhere")
 
 
-def implementation(op: str, tensor: torch.Tensor) -> Callable:
-    """The function that runs `op` on tensors of `tensor`'s device and dtype."""
-    backend = _choose(op, tensor.device.type, tensor.dtype)
+def implementation(op: str, *tensors: torch.Tensor) -> Callable:
+    """The function that runs `op` on these tensors, by the first one's device and the widest dtype."""
+    dtype = max((t.dtype for t in tensors), key=lambda dtype: dtype.itemsize)
+    backend = _choose(op, tensors[0].device.type, dtype)
     return getattr(_module(backend), op)
 
 

@@ -57,7 +57,7 @@ def _pgd_step_into(out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, *rest: A
     step_sizes, step_size, epsilons, eps, lowers, lower, uppers, upper, norm = rest
     _check_not_negative(epsilons)
     layout = _layout(out)
-    implementation("pgd_step", x_adv)(
+    implementation("pgd_step", x_adv, grad)(
         out,
         x_adv.contiguous(memory_format=layout),
         grad.contiguous(memory_format=layout),

@@ -40,6 +40,14 @@ def test_native_says_that_float64_is_not_its_own():
         pgd_step(x, x, x, 0.1, 0.1)
 
 
+def test_a_float64_gradient_of_narrower_images_goes_to_the_reference():
+    x, grad = torch.full((2, 3), 0.5), torch.full((2, 3), 1e-60, dtype=torch.float64)
+    assert torch.equal(pgd_step(x, grad, x, 0.125, 0.25), torch.full((2, 3), 0.625))
+    pytest.importorskip("act_kernels._C", reason="the extension is not built")
+    with use_backend("native"), pytest.raises(RuntimeError, match="float64 is the reference's"):
+        pgd_step(x, grad, x, 0.125, 0.25)
+
+
 def test_choices_nest_and_hold_without_a_with():
     try:
         use_backend("reference")

@@ -29,7 +29,7 @@ def pgd_step(
     lower, upper = per_channel(lower, x, dtype), per_channel(upper, x, dtype)
     x = x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
     if norm == "linf":
-        moved = x_adv.to(dtype) + step_size * grad.to(dtype).sign()
+        moved = x_adv.to(dtype) + step_size * grad.sign().to(dtype)
         projected = torch.minimum(torch.maximum(moved, x - eps), x + eps)
     else:
         length = sample_norm(grad)
