@@ -19,4 +19,3 @@ _PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.t
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=200, **_PATIENT)
 hypothesis.settings.register_profile("explore", max_examples=3000, **_PATIENT)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
