@@ -21,8 +21,9 @@ train-imagenet-smoke: $(VENV)/all.stamp
 	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
 
+# Two processes of one thread each, rather than one whose threads wait for each other on a busy machine.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The kernel tests against a CPU extension built with AddressSanitizer.
 sanitize: $(VENV)/all.stamp

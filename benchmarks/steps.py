@@ -1,10 +1,10 @@
 """The training steps that are compared: the plain baselines, the engine, and the engine with one speed-up switched off.
 
-``python benchmarks/steps.py VARIANT WORKLOAD`` prints the peak memory of that variant's steps, in bytes: a process of
-its own for each, since on the CPU only a process has a peak.
+``python benchmarks/steps.py VARIANT WORKLOAD`` prints the peak memory of that variant's steps, in bytes, in a process of
+its own, so that it begins from nothing.
 """
 
-import resource
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable
@@ -138,7 +138,7 @@ def _trainer(switches: dict[str, Any], workload: Workload, folder: Path, images:
 
 
 def peak_memory(variant: str, workload: Workload, folder: Path) -> int:
-    """Bytes: on a GPU what the allocator held at most, on the CPU how far two steps raised the process's peak."""
+    """Bytes that PyTorch's allocator held at most, weights and optimizers included."""
     if torch.cuda.is_available():
         step = build(variant, workload, folder)
         for _ in range(3):
@@ -147,11 +147,13 @@ def peak_memory(variant: str, workload: Workload, folder: Path) -> int:
         torch.cuda.reset_peak_memory_stats()
         step.run()
         return torch.cuda.max_memory_allocated()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = build(variant, workload, folder)
-    for _ in range(2):
-        step.run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = build(variant, workload, folder)
+        for _ in range(2):
+            step.run()
+    events = (event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
+    changes = [(event.start_ns(), event.nbytes()) for event in events]
+    return max(itertools.accumulate(change for _, change in sorted(changes)))
 
 
 if __name__ == "__main__":

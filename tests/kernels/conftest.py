@@ -7,6 +7,7 @@ import importlib.util
 import os
 
 import hypothesis
+import pytest
 import torch
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
@@ -19,3 +20,12 @@ _PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.t
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=200, **_PATIENT)
 hypothesis.settings.register_profile("explore", max_examples=3000, **_PATIENT)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def several_threads():
+    """More threads than one for PyTorch's own loops and the native kernels, whatever the run was started with."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(former)

@@ -1,7 +1,5 @@
 """The ops as torch.library ops: opcheck, gradcheck, torch.compile, autocast, functorch's transforms."""
 
-import itertools
-
 import pytest
 import torch
 from kernel_variants import Variant, every_variant, relayout
@@ -66,7 +64,7 @@ def test_opcheck_random_start(variant, dtype, layout):
 def test_opcheck_losses(variant, dtype, layout):
     z, t, labels = _logits(dtype, device=variant.device)
     z, t = relayout(z, layout).requires_grad_(), relayout(t, layout)
-    for wanted in itertools.product((True, False), repeat=2):
+    for wanted in ((True, True), (True, False)):
         with variant.active("act_loss", dtype):
             opcheck(_OPS.act_loss.default, (z, t, labels, 0.9, 0.5, 4.0, 0.25, *wanted))
         with variant.active("kl_ce_loss", dtype):

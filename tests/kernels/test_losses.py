@@ -139,7 +139,7 @@ def test_attack_grad(variant, drawn, kl_weight, ce_weight):
 
 @every_variant
 @pytest.mark.parametrize(("rows", "classes"), [(70_001, 3), (3, 21_841), (2, 100_003)])
-def test_many_rows_and_many_classes(variant, rows, classes):
+def test_many_rows_and_many_classes(variant, rows, classes, several_threads):
     generator = torch.Generator().manual_seed(0)
     z, t = (3 * torch.randn(rows, classes, generator=generator) for _ in range(2))
     labels = torch.randint(0, classes, (rows,), generator=generator)

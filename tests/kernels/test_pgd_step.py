@@ -71,7 +71,7 @@ def test_in_place_writes_the_same_and_returns_the_tensor(variant, step):
 
 @every_variant
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_more_samples_than_a_grid_dimension_holds(variant, norm):
+def test_more_samples_than_a_grid_dimension_holds(variant, norm, several_threads):
     if variant.simulated and norm == "l2":
         pytest.skip("takes minutes without a GPU")
     generator = torch.Generator().manual_seed(0)
@@ -85,7 +85,7 @@ def test_more_samples_than_a_grid_dimension_holds(variant, norm):
 
 
 @every_variant
-def test_large_results_are_stored_right_from_any_offset(variant):
+def test_large_results_are_stored_right_from_any_offset(variant, several_threads):
     """Beyond the size at which the CPU kernels store past the caches, from an unaligned start."""
     if variant.simulated:
         pytest.skip("only the CPU kernels store past the caches")

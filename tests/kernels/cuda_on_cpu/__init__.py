@@ -9,6 +9,7 @@ import functools
 import hashlib
 import re
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,18 +45,19 @@ def build(*flags: str) -> Path:
     includes = [f"-I{_HERE}", f"-I{_CSRC}", f"-I{_CSRC / 'cuda'}"]
 
     def compiled(source: Path) -> Path:
-        translated = folder / f"{source.stem}.cpp"
+        translated = scratch / f"{source.stem}.cpp"
         translated.write_text(_plain_cpp(source.read_text()))
         target = translated.with_suffix(".o")
         _run(["c++", *_FLAGS, *flags, *includes, "-c", str(translated), "-o", str(target)])
         return target
 
-    with ThreadPoolExecutor(2) as pool:
+    # Moved to its place in one go: an interrupted build must not look finished, and several may run at a time.
+    with tempfile.TemporaryDirectory(dir=folder) as name, ThreadPoolExecutor(2) as pool:
+        scratch = Path(name)
         objects = list(pool.map(compiled, [*kernels, _HERE / "entry.cpp"]))
-    # Linked under another name first: a build that was interrupted must not look finished.
-    unfinished = library.with_suffix(".tmp")
-    _run(["c++", "-shared", *flags, *map(str, objects), "-o", str(unfinished)])
-    return unfinished.rename(library)
+        finished = scratch / library.name
+        _run(["c++", "-shared", *flags, *map(str, objects), "-o", str(finished)])
+        return finished.rename(library)
 
 
 def _run(command: list[str]) -> None:
