@@ -67,6 +67,24 @@ def step_table(results: Table) -> str:
     return "\n".join(parts)
 
 
+def loading_table(results: Table) -> str:
+    """The data loaders: images a second, and how many times torchvision's."""
+    parts = []
+    for (op, size), rows in results.items():
+        if op != "data_loading":
+            continue
+        parts += [
+            _about({("", ""): rows}) + f"{size}.",
+            "",
+            "| loader | s an epoch, median (20th to 80th percentile) | images/s | × torchvision |",
+            "| --- | --- | --- | --- |",
+        ]
+        for name, row in rows.items():
+            speed = f"{row['images_per_second']:.0f} | {row['times_torchvision']:.2f}"
+            parts.append(f"| {name} | {_time(row, 1e6)} | {speed} |")
+    return "\n".join(parts)
+
+
 def plot(results: Table, path: Path) -> None:
     """Bars: how many times faster than eager each kernel is, for each op and size."""
     import matplotlib
@@ -101,6 +119,7 @@ def readme_tables() -> dict[str, str]:
     tables = {
         "kernels": "\n\n".join(kernel_table(results) for results in devices),
         "step": "\n\n".join(step_table(results) for results in devices),
+        "loading": "\n\n".join(loading_table(results) for results in devices),
     }
     trade_off = RESULTS / "trade-off-digits.json"
     if trade_off.exists():

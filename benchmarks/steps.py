@@ -1,6 +1,6 @@
 """The training steps that are compared: the plain baselines, the engine, and the engine with one speed-up switched off.
 
-``python benchmarks/steps.py VARIANT WORKLOAD`` prints the peak memory of that variant's steps, in bytes, in a process of
+``python benchmarks/steps.py VARIANT WORKLOAD`` prints the peak memory of that variant, in bytes, in a process of
 its own, so that it begins from nothing.
 """
 

@@ -167,3 +167,18 @@ def test_a_run_starts_from_given_weights_and_normalises_inside(tiny_config, tmp_
         assert torch.equal(ours, theirs) == same
     with pytest.raises(ValueError, match="not plain weights"):
         Trainer(from_mapping({**tiny_config, "model": {"weights": "nowhere.safetensors"}}), tmp_path / "third")
+
+
+def test_the_best_checkpoint_and_those_of_every_few_epochs_are_kept(tiny_config, tmp_path):
+    checkpoints = {"keep": 1, "keep_every_epochs": 2, "best_every_epochs": 1}
+    settings = {**tiny_config, "checkpoint": checkpoints, "evaluate": {"steps": 2, "restarts": 1}}
+    run(settings, tmp_path, epochs=5)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    measured = {r["step"]: r["robust_accuracy"] for r in records if "robust_accuracy" in r}
+    last = 5 * 5  # steps an epoch
+    saved = {int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir()}
+    values = json.loads((tmp_path / "checkpoints" / f"step-{last}" / "state.json").read_text())
+    best = values["best"]
+    assert saved == {10, 20, last, best["step"]}
+    assert 0 < best["accuracy"] <= 1
+    assert best["accuracy"] >= max(measured.values())

@@ -189,7 +189,7 @@ def main(output: Path) -> None:
         "mistaken": run(output / "mistaken", model__name="smal_cnn"),
         "kills-1": kill_again_and_again(output / "kills-1", 1, KILLS),
         "kills-2": kill_again_and_again(output / "kills-2", 2, KILLS),
-        "kills-zero": kill_again_and_again(output / "kills-zero", 2, 4, **zero),
+        "kills-zero": kill_again_and_again(output / "kills-zero", 2, KILLS, **zero),
     }
     (output / "outcomes.json").write_text(json.dumps(outcomes))
 

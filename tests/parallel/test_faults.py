@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,24 +123,23 @@ def test_killed_at_twenty_points_a_run_comes_to_the_same_bits(outcomes, folder, 
 
 
 def test_a_killed_zero_run_comes_to_the_same_weights(outcomes, folder):
+    assert outcomes["kills-zero"]["deaths"] == 20
     assert set(outcomes["kills-zero"]["codes"]) == {0}
     assert largest_difference(folder, "kills-zero", "whole-zero") <= 1e-6
 
 
-def test_torchrun_restarts_a_run_whose_rank_died(outcomes, folder, tmp_path):
-    """The real launcher: it ends the survivors, who say which rank it was, and starts all of them again."""
+def torchrun(tmp_path, disturb: str, *options: str) -> subprocess.CompletedProcess:
+    """Train in two processes by the real launcher; `disturb` is run in each before its first step."""
     script = tmp_path / "command.py"
     script.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(WORKERS.parent)!r})\nimport faults\n"
-        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
-        "    faults.at(7, 1, faults.raise_signal(9))()\n"
+        f"import os, sys\nsys.path.insert(0, {str(WORKERS.parent)!r})\nimport faults\n{disturb}\n"
         "raise SystemExit(faults.train.main())\n"
     )
     from faults import SETTINGS
 
     words = [word for pair in SETTINGS.items() for word in pair]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    result = subprocess.run(
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options]
+    return subprocess.run(
         [*command, str(script), *words, "--output", str(tmp_path / "run")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -146,9 +147,33 @@ def test_torchrun_restarts_a_run_whose_rank_died(outcomes, folder, tmp_path):
         timeout=300,
         check=False,
     )
+
+
+def assert_same_weights(run, whole):
+    for model, state in whole.items():
+        resumed = load_file(run / f"{model}.safetensors")
+        assert all(torch.equal(resumed[key], value) for key, value in state.items())
+
+
+def test_torchrun_restarts_a_run_whose_rank_died(folder, tmp_path):
+    """The launcher ends the survivors, who say which rank it was, and starts all of them again."""
+    disturb = "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': faults.at(7, 1, faults.raise_signal(9))()"
+    result = torchrun(tmp_path, disturb, "--max-restarts", "1")
     assert result.returncode == 0, result.stderr[-5000:]
     assert "error: rank 0: another process died or hung (no sign of life from rank 1)" in result.stderr
     assert "going on after step 6" in result.stdout
-    for model, state in weights(folder, "whole").items():
-        resumed = load_file(tmp_path / "run" / f"{model}.safetensors")
-        assert all(torch.equal(resumed[key], value) for key, value in state.items())
+    assert_same_weights(tmp_path / "run", weights(folder, "whole"))
+
+
+def test_sigterm_to_torchrun_ends_a_run_that_goes_on_later(folder, tmp_path):
+    """As a scheduler stops a job: within 30 s, with a checkpoint of the step under way."""
+    began = time.monotonic()
+    result = torchrun(tmp_path, "faults.at(4, 1, lambda *batch: os.kill(os.getppid(), 15))()")
+    assert time.monotonic() - began < 30 + 30  # imports included
+    assert result.returncode != 0
+    stopped = re.search(r"stopped by SIGTERM after step (\d+)", result.stdout + result.stderr)
+    assert stopped, result.stderr[-5000:]
+    result = torchrun(tmp_path, "")
+    assert result.returncode == 0, result.stderr[-5000:]
+    assert f"going on after step {stopped[1]}" in result.stdout
+    assert_same_weights(tmp_path / "run", weights(folder, "whole"))
