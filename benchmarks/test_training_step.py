@@ -19,7 +19,7 @@ from steps import ENGINE, VARIANTS, WORKLOADS, Step, build
 
 from act_engine.attack import input_gradient
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def seconds(call, device: torch.device) -> float:
