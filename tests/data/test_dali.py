@@ -165,7 +165,7 @@ def test_the_training_view_is_a_resized_crop(paths, image_tree: Path):
     loader = build(paths).train
     batch = next(loader.epoch(0))
     order = loader.positions(0)
-    crops, flips, _ = loader._draw(0, 0, order)
+    crops, _, flips, _ = loader._draw(0, 0, order)
     for row, index in enumerate(order[:8]):
         top, left, height, width = (int(side) for side in crops[row])
         picture = Image.open(loader.files.names[index]).crop((left, top, left + width, top + height))
