@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: sanitize train train-imagenet-smoke test bench lint setup clean
+.PHONY: gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -28,6 +28,14 @@ test: lint
 # The kernel tests against a CPU extension built with AddressSanitizer.
 sanitize: $(VENV)/all.stamp
 	PYTHON=$(BIN)/python sh tests/kernels/sanitize.sh
+
+# On a machine with a GPU: that the kernels are right, then how fast they and a training step are.
+gpu-check: $(VENV)/all.stamp
+	$(BIN)/python tests/gpu_check.py
+
+gpu-bench: $(VENV)/all.stamp
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only --save-results --large
+	$(BIN)/python benchmarks/report.py --readme
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
 # A busy machine is no reason to fail: neither a deadline nor a check on how long a draw took.
 _PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=200, **_PATIENT)
+hypothesis.settings.register_profile("few", derandomize=True, max_examples=10, **_PATIENT)  # under compute-sanitizer
 hypothesis.settings.register_profile("explore", max_examples=3000, **_PATIENT)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
