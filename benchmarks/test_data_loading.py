@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 from act_engine.data import build_data
 from act_engine.data.samples import tree_to_shards, write_tree
 
-BATCH, IMAGES, WORKERS, SIZE = 64, 512, 2, 224
+BATCH, IMAGES, WORKERS, SIZE = 64, 1024, 2, 224
 ROUNDS = 7
 
 
