@@ -18,7 +18,7 @@ import yaml
 
 T = TypeVar("T")
 
-OBJECTIVES = ("act", "natural", "madry", "trades")
+OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
 
 
 def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
@@ -35,15 +35,23 @@ def nearest(name: str, known: Sequence[str]) -> str:
 @dataclass(frozen=True)
 class ObjectiveConfig:
     name: str = "act"
-    """Training method: act, natural, madry or trades."""
+    """Training method: act, natural, madry, trades, mart, lbgat or rslad."""
     robust_alpha: float = 0.9
     """ACT: weight of the KL term in the robust model's loss, in [0, 1]; cross-entropy has the rest."""
     natural_alpha: float = 0.9
     """ACT: weight of the KL term in the natural model's loss, in [0, 1]."""
     temperature: float = 4.0
     """ACT: temperature of both KL terms, above 0; they are scaled by its square."""
-    beta: float = 6.0
-    """TRADES: weight of the KL term, 0 or more."""
+    beta: float | None = None
+    """TRADES, MART, LBGAT: weight of the KL term, 0 or more; null: the method's own, 6 (MART: 5)."""
+    label_smoothing: float = 0.0
+    """Share of every label that is spread over all classes, 0 up to but not including 1, in the losses'
+    cross-entropies; the attack keeps the plain labels."""
+    awp_gamma: float = 0.0
+    """Adversarial weight perturbation: how far each layer's weights are moved against the loss, relative to their
+    norm, before the gradient is taken there, such as 0.005; 0: not at all. It costs another pass of that model."""
+    awp_start_epoch: int = 0
+    """With awp_gamma: epochs to train without it first, 0 or more."""
 
     def __post_init__(self) -> None:
         _require(
@@ -52,7 +60,15 @@ class ObjectiveConfig:
         _require(0 <= self.robust_alpha <= 1, "objective.robust_alpha", self.robust_alpha, "0 to 1")
         _require(0 <= self.natural_alpha <= 1, "objective.natural_alpha", self.natural_alpha, "0 to 1")
         _require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
-        _require(self.beta >= 0, "objective.beta", self.beta, "0 or more")
+        if self.beta is not None:
+            _require(self.beta >= 0, "objective.beta", self.beta, "0 or more, or null")
+        _require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "0 or more, below 1")
+        _require(self.awp_gamma >= 0, "objective.awp_gamma", self.awp_gamma, "0 or more, such as 0.005")
+        _require(self.awp_start_epoch >= 0, "objective.awp_start_epoch", self.awp_start_epoch, "0 or more")
+
+    def method(self) -> dict[str, Any]:
+        """The settings of `act_engine.objectives.build_objective`."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("awp_")}
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,10 @@ class ModelConfig:
     """File to start the robust model from: safetensors or a plain state dict; null: a fresh initialisation."""
     natural_weights: str | None = None
     """The same for the natural model."""
+    teacher_name: str | None = None
+    """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
+    teacher_weights: str | None = None
+    """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""
 
     def __post_init__(self) -> None:
         if self.num_classes is not None:
@@ -143,8 +163,8 @@ class ModelConfig:
         _require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
 
     def architecture(self, learner: str) -> dict[str, Any]:
-        """The settings of `act_engine.models.build_model` for the ``"robust"`` or the ``"natural"`` model."""
-        name = self.natural_name if learner == "natural" and self.natural_name else self.name
+        """The settings of `act_engine.models.build_model` for the robust, the natural or the teacher model."""
+        name = {"natural": self.natural_name, "teacher": self.teacher_name}.get(learner) or self.name
         return {"name": name, "num_classes": self.num_classes, "mean": self.mean or None, "std": self.std or None}
 
 

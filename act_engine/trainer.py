@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from act_engine import checkpoint, environment
-from act_engine.attack import Attack
+from act_engine.attack import Attack, AttackView
+from act_engine.awp import WeightPerturbation
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
 from act_engine.evaluation import evaluate_models, format_table
@@ -56,7 +57,7 @@ class Trainer:
         self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
         self.output, self.profile = Path(output), profile
         with world.together():
-            self.objective = build_objective(**vars(config.objective))
+            self.objective = build_objective(**config.objective.method())
             self.data = build_data(
                 **vars(config.data),
                 eval_batch_size=config.evaluate.batch_size,
@@ -69,12 +70,14 @@ class Trainer:
             self.steps_per_epoch = len(self.data.train)
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
             models = {name: self._model(name) for name in self.objective.trains}
+            self.frozen = {name: self._model(name).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
         self.learners = {name: self._learner(name, model) for name, model in models.items()}
         self.passes = {name: record_function(f"{name} forward")(learner) for name, learner in self.learners.items()}
+        self.passes |= {name: self._frozen_pass(model) for name, model in self.frozen.items()}
         self.generator = torch.Generator(world.device)
-        self.attack = self._attack()
+        self.attack, self.awp = self._attack(), self._awp()
         self.step, self.saved_step = 0, 0
         self.best: dict[str, Any] | None = None  # step and robust accuracy
         self.measured: dict[str, float] = {}  # since the last line of metrics
@@ -170,6 +173,8 @@ class Trainer:
             with record_function("backwards"):
                 for name, learner in self.learners.items():
                     learner.backward(losses[name])
+            if self.awp is not None:
+                self.awp.remove()
             parts.append({name: loss.detach() for name, loss in losses.items()})
         with record_function("optimizers"):
             for learner in self.learners.values():
@@ -178,13 +183,16 @@ class Trainer:
 
     @record_function(OBJECTIVE)
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.awp is not None and self.step >= self.config.objective.awp_start_epoch * self.steps_per_epoch:
+            return self.awp.losses(self.objective, self.passes, self.attack, images, labels)
         return self.objective.losses(self.passes, self.attack, images, labels)
 
     def _model(self, name: str) -> nn.Module:
         model = self.config.model
         torch.manual_seed(stream(self.config.train.seed, 0, f"init {name}"))
         module = build_model(**model.architecture(name), image_shape=self.data.image_shape)
-        weights = model.natural_weights if name == "natural" else model.weights
+        files = {"robust": model.weights, "natural": model.natural_weights, "teacher": model.teacher_weights}
+        weights = files[name]
         if weights is not None:
             load_weights(module, weights)
         return module
@@ -239,6 +247,23 @@ class Trainer:
             total=self.config.data.batch_size * self.world.size,
             cuda_graph=settings.cuda_graph and settings.view,
         )
+
+    def _awp(self) -> WeightPerturbation | None:
+        name = "robust" if "robust" in self.learners else "natural"
+        gamma = self.config.objective.awp_gamma
+        return WeightPerturbation(self.learners[name], name, gamma) if gamma else None
+
+    def _frozen_pass(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A model that is not trained as the objective calls it: through a fast view, without a graph."""
+        train = self.config.train
+        view = AttackView(
+            model,
+            precision=train.precision,
+            fold=self.config.attack.fold_batchnorm,
+            channels_last=train.channels_last,
+            compile=train.compile,
+        )
+        return record_function("teacher forward")(torch.no_grad()(view))
 
     def _batches(self, clock: Stopwatch) -> Iterator[Batch]:
         """The rest of the epoch under way, with the time each batch kept the trainer waiting."""

@@ -24,6 +24,27 @@ CASES = {
         ["--recipe", "digits", "--objective.name", "madry", "--attack.loss", "kl"],
         ["attack.loss", "'kl'", "madry", "ce"],
     ),
+    "no teacher": (
+        ["--recipe", "digits", "--objective.name", "rslad"],
+        ["model.teacher_weights", "None", "rslad", "robust.safetensors"],
+    ),
+    "teacher nowhere": (
+        ["--recipe", "digits", "--objective.name", "rslad", "--model.teacher_weights", "nowhere.safetensors"],
+        ["'nowhere.safetensors'", "not plain weights"],
+    ),
+    "nothing to smooth": (
+        ["--recipe", "digits", "--objective.name", "rslad", "--objective.label_smoothing", "0.1"],
+        ["objective.label_smoothing", "0.1", "rslad"],
+    ),
+    "all smoothed": (["--recipe", "digits", "--objective.label_smoothing", "1"], ["objective.label_smoothing", "1.0"]),
+    "awp in parts": (
+        ["--recipe", "digits", "--objective.awp_gamma", "0.01", "--train.accumulate", "2"],
+        ["objective.awp_gamma", "0.01", "train.accumulate"],
+    ),
+    "awp float16": (
+        ["--recipe", "digits", "--objective.awp_gamma", "0.01", "--train.precision", "float16"],
+        ["objective.awp_gamma", "train.precision float16"],
+    ),
     "classes": (["--recipe", "digits", "--model.num_classes", "3"], ["model.num_classes", "3", "10"]),
     "unknown model": (["--recipe", "digits", "--model.name", "smal_cnn"], ["model.name", "'small_cnn'"]),
     "unknown data": (["--recipe", "digits", "--data.name", "digit"], ["data.name", "'digits'"]),
