@@ -293,10 +293,18 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """The attack that measures robust accuracy: cross-entropy PGD from uniform starts, the worst of all restarts."""
+    """The attack that measures robust accuracy: PGD from uniform starts, the worst of all restarts, or AutoAttack."""
 
-    attack: Literal["pgd", "none"] = "pgd"
-    """pgd, or none for clean accuracy alone."""
+    attack: Literal["pgd", "autoattack", "none"] = "pgd"
+    """pgd, autoattack (with PGD beside it, to compare), or none for clean accuracy alone."""
+    version: Literal["standard", "plus", "rand"] = "standard"
+    """autoattack: its version; rand is for models that randomise."""
+    loss: Literal["ce", "margin", "dlr"] = "ce"
+    """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
+    targets: int = 0
+    """0: PGD is untargeted; else every restart goes towards each of an image's so many most likely wrong classes."""
+    norm: Literal["linf", "l2"] | None = None
+    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own."""
     steps: int = 100
     """Iterations a restart, 1 or more."""
     restarts: int = 5
@@ -305,12 +313,19 @@ class EvaluateConfig:
     """Radius in [0, 1] pixel units; null: attack.eps."""
     step_size: float | None = None
     """Step in [0, 1] pixel units; null: 2.5 · eps / steps."""
+    images: int | None = None
+    """Measure on this many images, spread evenly over the test set; null: on all."""
+    check_masking: bool = True
+    """Look for signs of gradient masking with PGD-20 on 100 images in growing balls."""
     batch_size: int = 500
     """Images attacked at a time, 1 or more."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")
         _require(self.restarts >= 1, "evaluate.restarts", self.restarts, "1 or more")
+        _require(self.targets >= 0, "evaluate.targets", self.targets, "0 or more")
+        if self.images is not None:
+            _require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
         _require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
         if self.eps is not None:
             _require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
@@ -337,6 +352,9 @@ class Config:
         _require(
             batch % parts == 0, "train.accumulate", parts, f"a divisor of data.batch_size, {batch}: the parts are equal"
         )
+        own_norm = self.evaluate.norm in (None, self.attack.norm)
+        allowed = f"a radius in {self.evaluate.norm}, since attack.eps is one in {self.attack.norm}"
+        _require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)
 
 
 def recipe_names() -> list[str]:

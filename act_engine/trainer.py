@@ -17,7 +17,7 @@ from act_engine.attack import Attack, AttackView
 from act_engine.awp import WeightPerturbation
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
-from act_engine.evaluation import evaluate_models, format_table
+from act_engine.evaluation import check_evaluation, evaluate_models, format_table
 from act_engine.logging import NoLog, RunLog, Stopwatch
 from act_engine.models import build_model, load_weights
 from act_engine.objectives import build_objective
@@ -67,6 +67,7 @@ class Trainer:
                 world_size=world.size,
             )
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
+            check_evaluation(config.evaluate, config.model.num_classes)
             self.steps_per_epoch = len(self.data.train)
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
             models = {name: self._model(name) for name in self.objective.trains}
@@ -362,7 +363,9 @@ class Trainer:
             return False
         name = "robust" if "robust" in self.learners else "natural"
         tensors, _ = self.learners[name].state_dict()
-        settings = dataclasses.replace(self.config.evaluate, steps=10, restarts=1, step_size=None)
+        attack = "none" if self.config.evaluate.attack == "none" else "pgd"
+        settings = {"attack": attack, "steps": 10, "restarts": 1, "step_size": None, "check_masking": False}
+        settings = dataclasses.replace(self.config.evaluate, **settings)
         model = self._model(name)
         model.load_state_dict(deployed(tensors))
         measured = evaluate_models(
@@ -375,7 +378,7 @@ class Trainer:
         )["models"][name]
         accuracy = measured["robust_accuracy"]
         accuracy = measured["clean_accuracy"] if accuracy is None else accuracy
-        self.measured = {key: value for key, value in measured.items() if value is not None}
+        self.measured = {key: value for key, value in measured.items() if isinstance(value, float)}
         if self.best is not None and accuracy <= self.best["accuracy"]:
             return False
         self.best = {"step": self.step, "accuracy": accuracy}
@@ -424,6 +427,7 @@ class Trainer:
                 self.config.evaluate,
                 seed=self.config.train.seed,
                 world=world,
+                state=self.output / "autoattack",
                 on_batch=lambda images: bar.update(images * world.size),
             )
         if world.is_main:
