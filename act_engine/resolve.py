@@ -25,6 +25,8 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
             "trained before, such as runs/teacher/robust.safetensors"
         )
     parallel = dataclasses.replace(config.parallel, strategy=pick_strategy(config.parallel.strategy, world.size))
+    if config.objective.awp_gamma:
+        _check_awp(config, parallel.strategy)
     check_strategy(
         parallel.strategy,
         device_type=world.device.type,
@@ -32,8 +34,6 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
         sync_batchnorm=parallel.sync_batchnorm,
         deepspeed_config=parallel.deepspeed_config,
     )
-    if config.objective.awp_gamma:
-        _check_awp(config, parallel.strategy)
     return dataclasses.replace(
         config,
         objective=dataclasses.replace(config.objective, beta=getattr(objective, "beta", None)),
