@@ -109,6 +109,8 @@ class RandomNoise:
     eps: float
     norm: str = "linf"
     draws: int = 10
+    stream: int = NOISE_STREAM
+    """Random stream of the first draw; 0 gives the starts of PGD's first restart."""
 
     stages = 1
 
@@ -116,7 +118,7 @@ class RandomNoise:
         survives = survives.clone()
         for draw in range(self.draws):
             index = survives.nonzero().squeeze(1)
-            noisy = place.start(x, self.eps, self.norm, NOISE_STREAM + draw)[index]
+            noisy = place.start(x, self.eps, self.norm, self.stream + draw)[index]
             _drop_wrong(view, noisy, y[index], index, survives)
         return survives[None]
 

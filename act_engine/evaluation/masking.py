@@ -18,11 +18,11 @@ FAR = 0.1  # share of all images: CE-PGD and AutoAttack lie 5 to 8 points apart 
 
 @dataclass(frozen=True)
 class RadiiProbe:
-    """PGD in ever larger balls around a few images, spread over the data set, beside the noise that it starts from.
+    """PGD in ever larger balls around a few images, spread over the data set, beside the random start that it has.
 
-    The radii double from eps up to a ball that holds every image, in which no model can be robust. Stages: images right
-    after one random draw at each radius, then after PGD at each radius; balls contain each other, so an image that has
-    fallen stays so.
+    The radii double from eps up to a ball that holds every image, in which no model can be robust. Stages: the images
+    that are right when clean, then after the random start at each radius, then after PGD at each radius; balls contain
+    each other, so an image that has fallen stays so.
     """
 
     eps: float
@@ -48,7 +48,7 @@ class RadiiProbe:
             survives = survives & chosen(place.first, len(y), self.images, place.total).to(y.device)
         noisy, guided = [survives], [survives]
         for radius in self.radii:
-            noise = RandomNoise(radius, self.norm, draws=1)
+            noise = RandomNoise(radius, self.norm, draws=1, stream=0)
             pgd = PGDAttack(radius, 2.5 * radius / self.steps, self.steps, 1, self.norm)
             noisy.append(noise(view, x, y, noisy[-1], place)[-1])
             guided.append(pgd(view, x, y, guided[-1], place)[-1])
