@@ -106,9 +106,20 @@ class AttackConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """Data set: digits (built in), cifar10, cifar100, npz, image_folder or webdataset."""
+    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder or webdataset."""
     path: str | None = None
-    """Where the data lies on disk; not needed for digits."""
+    """Where the data lies on disk; not needed for digits and textures."""
+    seed: int = 0
+    """What textures draws and the choices below follow from it, whatever train.seed is; 0 or more."""
+    classes: int | None = None
+    """Data sets in memory: keep the first so many classes, 2 or more; null: all."""
+    train_samples: int | None = None
+    """Data sets in memory: train on so many images, classes balanced, 1 or more; null: all."""
+    validation_samples: int | None = None
+    """Data sets in memory: hold so many training images back, classes balanced, 1 or more, and measure on them instead
+    of the test images; null: none."""
+    label_noise: float = 0.0
+    """Data sets in memory: probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
     batch_size: int = 128
     """Training images a step and process, 1 or more."""
     workers: int = 2
@@ -133,6 +144,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
         _require(self.workers >= 1, "data.workers", self.workers, "1 or more")
+        _require(self.seed >= 0, "data.seed", self.seed, "0 or more")
+        _require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
+        for name, least in (("classes", 2), ("train_samples", 1), ("validation_samples", 1)):
+            value = getattr(self, name)
+            _require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
 
 
 @dataclass(frozen=True)
@@ -331,6 +347,42 @@ class EvaluateConfig:
             _require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
             _require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """The paper's three analyses, as this package reads them (act_engine/analysis has the protocols)."""
+
+    analyses: tuple[str, ...] = ("complexity", "compression", "flatness")
+    """Which: complexity (trains every run anew on partly random labels), compression, flatness."""
+    samples: int = 500
+    """Test images, evenly spaced, that are measured, 20 or more."""
+    noise: tuple[float, ...] = (0.5,)
+    """complexity: probabilities, above 0 and below 1, with which a training label is replaced by a random one."""
+    classes: int | None = None
+    """complexity: train on the first so many classes, 2 or more; null: all."""
+    epochs: int | None = None
+    """complexity: epochs of that training, 1 or more; null: as many as the run had."""
+    sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    """flatness: sizes of the noise on the weights, relative to each tensor's norm, 0 or more, rising."""
+    draws: int = 5
+    """Random draws that are averaged: of weight noise, and of the probe's labels; 1 or more."""
+    seed: int = 0
+    """Of those draws, 0 or more."""
+
+    def __post_init__(self) -> None:
+        known = ("complexity", "compression", "flatness")
+        for name in self.analyses:
+            _require(name in known, "--analyses", name, ", ".join(known) + nearest(name, known))
+        _require(bool(self.analyses), "--analyses", "", ", ".join(known))
+        _require(self.samples >= 20, "--samples", self.samples, "20 or more")
+        _require(all(0 < p < 1 for p in self.noise), "--noise", list(self.noise), "numbers above 0 and below 1")
+        _require(self.classes is None or self.classes >= 2, "--classes", self.classes, "2 or more, or null")
+        _require(self.epochs is None or self.epochs >= 1, "--epochs", self.epochs, "1 or more, or null")
+        rising = list(self.sigmas) == sorted({abs(sigma) for sigma in self.sigmas})
+        _require(rising, "--sigmas", list(self.sigmas), "numbers of 0 or more, rising")
+        _require(self.draws >= 1, "--draws", self.draws, "1 or more")
+        _require(self.seed >= 0, "--seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Trainer:
             self.data = build_data(
                 **vars(config.data),
                 eval_batch_size=config.evaluate.batch_size,
-                seed=config.train.seed,
+                order_seed=config.train.seed,
                 device=world.device,
                 rank=world.rank,
                 world_size=world.size,

@@ -45,7 +45,7 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, 
     data = build_data(
         **vars(config.data),
         eval_batch_size=batch_size,
-        seed=config.train.seed,
+        order_seed=config.train.seed,
         device=world.device,
         rank=0 if whole else world.rank,
         world_size=1 if whole else world.size,
