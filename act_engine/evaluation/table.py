@@ -23,7 +23,9 @@ def format_table(evaluation: Mapping[str, Any]) -> str:
     for first, *rest in rows:
         cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *cells]))
-    lines.append(f"{evaluation['samples']} test images, 95 % intervals{_attack(evaluation['attack'])}")
+    attack = evaluation["attack"]
+    robust = f"; robust: {describe_attack(attack)}" if attack else ""
+    lines.append(f"{evaluation['samples']} test images, 95 % intervals{robust}")
     if evaluation.get("source"):
         lines.append(f"transfer: from {evaluation['source']}")
     for name, model in models.items():
@@ -50,18 +52,17 @@ def _worst_class(model: Mapping[str, Any]) -> str:
     return f"worst class {worst}, {COLUMNS[column].removesuffix(' %')} {100 * shares[worst]:.1f} %"
 
 
-def _attack(attack: Mapping[str, Any] | None) -> str:
-    if attack is None:
-        return ""
+def describe_attack(attack: Mapping[str, Any]) -> str:
+    """The ``attack`` of evaluation.json in words."""
     if attack["name"] == "autoattack":
         text = f"AutoAttack {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
-        return f"; robust: {text}; PGD beside it: {_pgd(attack['pgd'])}"
-    return f"; robust: {_pgd(attack)}"
+        return f"{text}; PGD beside it: {_pgd(attack['pgd'])}"
+    return _pgd(attack)
 
 
 def _pgd(attack: Mapping[str, Any]) -> str:
     loss = {"ce": "cross-entropy"}.get(attack["loss"], attack["loss"])
-    aim = f", towards the {attack['targets']} likeliest wrong classes" if attack["targets"] else ""
+    aim = f", towards the {attack['targets']} likeliest wrong classes" if attack.get("targets") else ""
     starts = f"{attack['restarts']} random start{'s' if attack['restarts'] > 1 else ''}, worst case"
     return (
         f"PGD-{attack['steps']} ({loss}, {attack['norm']}, eps {attack['eps']:.4g}, step {attack['step_size']:.3g}"
