@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := setup.py $(wildcard csrc/* csrc/*/*)
 
-.PHONY: gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint setup clean
+.PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -20,6 +20,23 @@ train-imagenet-smoke: $(VENV)/all.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe imagenet_resnet50 --output $(SMOKE)/run --data.path $(SMOKE)/pictures \
 	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
+
+# Every method, searched and measured alike; each part goes on where it stopped, and ends by filling the README.
+# JOBS=8 for more cores; CIFAR10=… the data's place; STUDY=cifar10_full for the whole of it on a GPU (with JOBS=1).
+JOBS ?= 2
+CIFAR10 ?=
+STUDY ?= cifar10
+RUN_STUDY = $(BIN)/python -m act_engine.study --results studies/results --jobs $(JOBS)
+study: study-digits study-textures study-cifar10
+
+study-digits study-textures: study-%: $(VENV)/all.stamp
+	$(RUN_STUDY) $*
+	$(BIN)/python studies/readme.py
+
+study-cifar10: $(VENV)/all.stamp
+	@test -n "$(CIFAR10)" || { echo "error: say where CIFAR-10 lies: make study-cifar10 CIFAR10=/data/cifar10" >&2; exit 2; }
+	$(RUN_STUDY) $(STUDY) --path $(CIFAR10)
+	$(BIN)/python studies/readme.py
 
 # Two processes of one thread each, rather than one whose threads wait for each other on a busy machine.
 test: lint

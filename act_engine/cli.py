@@ -31,8 +31,8 @@ def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
     """The options given to a door, by dotted name, converted to the types of the dataclass `door`'s fields.
 
     ``--name value``, ``--name=value``, for true also ``--name``; a field that is itself a dataclass has its fields as
-    ``--group.field``; one marked ``metadata={"positional": True}`` takes the word without a name. ``--help`` prints
-    every field and exits.
+    ``--group.field``; one marked ``metadata={"positional": True}`` takes the word without a name, or all such words if
+    it is a tuple. ``--help`` prints every field and exits.
 
     Raises:
         ValueError: an unknown option (the nearest name is suggested), a missing value, or a value that is not allowed.
@@ -48,6 +48,9 @@ def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
     while words:
         word = words.popleft()
         if not word.startswith("--"):
+            if positional is not None and typing.get_origin(known[positional]) is tuple:
+                options[positional] = (*options.get(positional, ()), word)
+                continue
             if positional is None or positional in options:
                 raise ValueError(f"unexpected argument {word!r}; options are written --name value (--help lists them)")
             options[positional] = word

@@ -18,7 +18,7 @@ import yaml
 
 T = TypeVar("T")
 
-OBJECTIVES = ("act", "natural", "madry", "trades")
+OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
 
 
 def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
@@ -35,15 +35,23 @@ def nearest(name: str, known: Sequence[str]) -> str:
 @dataclass(frozen=True)
 class ObjectiveConfig:
     name: str = "act"
-    """Training method: act, natural, madry or trades."""
+    """Training method: act, natural, madry, trades, mart, lbgat or rslad."""
     robust_alpha: float = 0.9
     """ACT: weight of the KL term in the robust model's loss, in [0, 1]; cross-entropy has the rest."""
     natural_alpha: float = 0.9
     """ACT: weight of the KL term in the natural model's loss, in [0, 1]."""
     temperature: float = 4.0
     """ACT: temperature of both KL terms, above 0; they are scaled by its square."""
-    beta: float = 6.0
-    """TRADES: weight of the KL term, 0 or more."""
+    beta: float | None = None
+    """TRADES, MART, LBGAT: weight of the KL term, 0 or more; null: the method's own, 6 (MART: 5)."""
+    label_smoothing: float = 0.0
+    """Share of every label that is spread over all classes, 0 up to but not including 1, in the losses'
+    cross-entropies; the attack keeps the plain labels."""
+    awp_gamma: float = 0.0
+    """Adversarial weight perturbation: how far each layer's weights are moved against the loss, relative to their
+    norm, before the gradient is taken there, such as 0.005; 0: not at all. It costs another pass of that model."""
+    awp_start_epoch: int = 0
+    """With awp_gamma: epochs to train without it first, 0 or more."""
 
     def __post_init__(self) -> None:
         _require(
@@ -52,7 +60,15 @@ class ObjectiveConfig:
         _require(0 <= self.robust_alpha <= 1, "objective.robust_alpha", self.robust_alpha, "0 to 1")
         _require(0 <= self.natural_alpha <= 1, "objective.natural_alpha", self.natural_alpha, "0 to 1")
         _require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
-        _require(self.beta >= 0, "objective.beta", self.beta, "0 or more")
+        if self.beta is not None:
+            _require(self.beta >= 0, "objective.beta", self.beta, "0 or more, or null")
+        _require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "0 or more, below 1")
+        _require(self.awp_gamma >= 0, "objective.awp_gamma", self.awp_gamma, "0 or more, such as 0.005")
+        _require(self.awp_start_epoch >= 0, "objective.awp_start_epoch", self.awp_start_epoch, "0 or more")
+
+    def method(self) -> dict[str, Any]:
+        """The settings of `act_engine.objectives.build_objective`."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("awp_")}
 
 
 @dataclass(frozen=True)
@@ -90,9 +106,20 @@ class AttackConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """Data set: digits (built in), cifar10, cifar100, npz, image_folder or webdataset."""
+    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder or webdataset."""
     path: str | None = None
-    """Where the data lies on disk; not needed for digits."""
+    """Where the data lies on disk; not needed for digits and textures."""
+    seed: int = 0
+    """What textures draws and the choices below follow from it, whatever train.seed is; 0 or more."""
+    classes: int | None = None
+    """Data sets in memory: keep the first so many classes, 2 or more; null: all."""
+    train_samples: int | None = None
+    """Data sets in memory: train on so many images, classes balanced, 1 or more; null: all."""
+    validation_samples: int | None = None
+    """Data sets in memory: hold so many training images back, classes balanced, 1 or more, and measure on them instead
+    of the test images; null: none."""
+    label_noise: float = 0.0
+    """Data sets in memory: probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
     batch_size: int = 128
     """Training images a step and process, 1 or more."""
     workers: int = 2
@@ -117,6 +144,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
         _require(self.workers >= 1, "data.workers", self.workers, "1 or more")
+        _require(self.seed >= 0, "data.seed", self.seed, "0 or more")
+        _require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
+        for name, least in (("classes", 2), ("train_samples", 1), ("validation_samples", 1)):
+            value = getattr(self, name)
+            _require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
 
 
 @dataclass(frozen=True)
@@ -135,6 +167,10 @@ class ModelConfig:
     """File to start the robust model from: safetensors or a plain state dict; null: a fresh initialisation."""
     natural_weights: str | None = None
     """The same for the natural model."""
+    teacher_name: str | None = None
+    """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
+    teacher_weights: str | None = None
+    """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""
 
     def __post_init__(self) -> None:
         if self.num_classes is not None:
@@ -143,8 +179,8 @@ class ModelConfig:
         _require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
 
     def architecture(self, learner: str) -> dict[str, Any]:
-        """The settings of `act_engine.models.build_model` for the ``"robust"`` or the ``"natural"`` model."""
-        name = self.natural_name if learner == "natural" and self.natural_name else self.name
+        """The settings of `act_engine.models.build_model` for the robust, the natural or the teacher model."""
+        name = {"natural": self.natural_name, "teacher": self.teacher_name}.get(learner) or self.name
         return {"name": name, "num_classes": self.num_classes, "mean": self.mean or None, "std": self.std or None}
 
 
@@ -273,10 +309,18 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """The attack that measures robust accuracy: cross-entropy PGD from uniform starts, the worst of all restarts."""
+    """The attack that measures robust accuracy: PGD from uniform starts, the worst of all restarts, or AutoAttack."""
 
-    attack: Literal["pgd", "none"] = "pgd"
-    """pgd, or none for clean accuracy alone."""
+    attack: Literal["pgd", "autoattack", "none"] = "pgd"
+    """pgd, autoattack (with PGD beside it, to compare), or none for clean accuracy alone."""
+    version: Literal["standard", "plus", "rand"] = "standard"
+    """autoattack: its version; rand is for models that randomise."""
+    loss: Literal["ce", "margin", "dlr"] = "ce"
+    """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
+    targets: int = 0
+    """0: PGD is untargeted; else every restart goes towards each of an image's so many most likely wrong classes."""
+    norm: Literal["linf", "l2"] | None = None
+    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own."""
     steps: int = 100
     """Iterations a restart, 1 or more."""
     restarts: int = 5
@@ -285,17 +329,60 @@ class EvaluateConfig:
     """Radius in [0, 1] pixel units; null: attack.eps."""
     step_size: float | None = None
     """Step in [0, 1] pixel units; null: 2.5 · eps / steps."""
+    images: int | None = None
+    """Measure on this many images, spread evenly over the test set; null: on all."""
+    check_masking: bool = True
+    """Look for signs of gradient masking with PGD-20 on 100 images in growing balls."""
     batch_size: int = 500
     """Images attacked at a time, 1 or more."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")
         _require(self.restarts >= 1, "evaluate.restarts", self.restarts, "1 or more")
+        _require(self.targets >= 0, "evaluate.targets", self.targets, "0 or more")
+        if self.images is not None:
+            _require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
         _require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
         if self.eps is not None:
             _require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
             _require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """The paper's three analyses, as this package reads them (act_engine/analysis has the protocols)."""
+
+    analyses: tuple[str, ...] = ("complexity", "compression", "flatness")
+    """Which: complexity (trains every run anew on partly random labels), compression, flatness."""
+    samples: int = 500
+    """Test images, evenly spaced, that are measured, 20 or more."""
+    noise: tuple[float, ...] = (0.5,)
+    """complexity: probabilities, above 0 and below 1, with which a training label is replaced by a random one."""
+    classes: int | None = None
+    """complexity: train on the first so many classes, 2 or more; null: all."""
+    epochs: int | None = None
+    """complexity: epochs of that training, 1 or more; null: as many as the run had."""
+    sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    """flatness: sizes of the noise on the weights, relative to each tensor's norm, 0 or more, rising."""
+    draws: int = 5
+    """Random draws that are averaged: of weight noise, and of the probe's labels; 1 or more."""
+    seed: int = 0
+    """Of those draws, 0 or more."""
+
+    def __post_init__(self) -> None:
+        known = ("complexity", "compression", "flatness")
+        for name in self.analyses:
+            _require(name in known, "--analyses", name, ", ".join(known) + nearest(name, known))
+        _require(bool(self.analyses), "--analyses", "", ", ".join(known))
+        _require(self.samples >= 20, "--samples", self.samples, "20 or more")
+        _require(all(0 < p < 1 for p in self.noise), "--noise", list(self.noise), "numbers above 0 and below 1")
+        _require(self.classes is None or self.classes >= 2, "--classes", self.classes, "2 or more, or null")
+        _require(self.epochs is None or self.epochs >= 1, "--epochs", self.epochs, "1 or more, or null")
+        rising = list(self.sigmas) == sorted({abs(sigma) for sigma in self.sigmas})
+        _require(rising, "--sigmas", list(self.sigmas), "numbers of 0 or more, rising")
+        _require(self.draws >= 1, "--draws", self.draws, "1 or more")
+        _require(self.seed >= 0, "--seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -317,6 +404,9 @@ class Config:
         _require(
             batch % parts == 0, "train.accumulate", parts, f"a divisor of data.batch_size, {batch}: the parts are equal"
         )
+        own_norm = self.evaluate.norm in (None, self.attack.norm)
+        allowed = f"a radius in {self.evaluate.norm}, since attack.eps is one in {self.attack.norm}"
+        _require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)
 
 
 def recipe_names() -> list[str]:

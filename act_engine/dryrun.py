@@ -24,7 +24,7 @@ class Step:
     """What one training step costs, for one image and for the models themselves."""
 
     parameters: dict[str, int]  # of each trained model
-    buffer_bytes: int  # of all models: BatchNorm's statistics
+    buffer_bytes: int  # of all models: BatchNorm's statistics, and all of a frozen teacher
     train_passes: dict[str, int]  # forward and backward passes of each model, an image
     clean_passes: int  # forward passes that the objective makes for its attack's target alone
     train_flops: int  # an image, all passes but the attack's
@@ -46,15 +46,18 @@ def measure_step(
     libraries' workspaces come on top. FLOP count a multiplication and an addition as two.
     """
     with torch.device("meta"):
-        models = {name: build(name) for name in objective.trains}
+        models = {name: build(name) for name in (*objective.trains, *objective.frozen)}
     with FakeTensorMode(allow_non_fake_inputs=True):
         models = {name: model.to_empty(device="cpu") for name, model in models.items()}
         small, large = (_measure(objective, models, image_shape, batch, autocast) for batch in BATCHES)
         growth = (large.held - small.held) / (BATCHES[1] - BATCHES[0])
         return Step(
-            parameters={name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
-            buffer_bytes=sum(b.nbytes for model in models.values() for b in model.buffers()),
-            train_passes={name: small.passes[name] - (small.clean if name == "robust" else 0) for name in models},
+            parameters={name: sum(p.numel() for p in models[name].parameters()) for name in objective.trains},
+            buffer_bytes=sum(b.nbytes for model in models.values() for b in model.buffers())
+            + sum(p.nbytes for name in objective.frozen for p in models[name].parameters()),
+            train_passes={
+                name: small.passes[name] - (small.clean if name == "robust" else 0) for name in objective.trains
+            },
             clean_passes=small.clean,
             train_flops=small.train_flops // BATCHES[0],
             attack_flops=small.attack_flops // BATCHES[0],
@@ -129,6 +132,9 @@ def _measure(
         return forward
 
     calls = {name: counted(name) for name in models}
+    for name in objective.frozen:
+        models[name].eval().requires_grad_(False)
+        calls[name] = torch.no_grad()(calls[name])
     attack = _AttackNotRun(calls.get("robust", lambda inputs: inputs), saved)
     with FlopCounterMode(display=False) as counter:
         with saved.hooks:

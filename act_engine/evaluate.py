@@ -10,12 +10,14 @@ from typing import Literal
 from act_engine.cli import read_options, user_errors
 from act_engine.config import EvaluateConfig
 
+QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
+
 
 @dataclass(frozen=True)
 class Arguments(EvaluateConfig):
     """Measure the clean and robust accuracy of a run's models; what is not given is as the run's config has it.
 
-    Writes evaluation.json into the run's folder and prints it as a table.
+    Writes evaluation.json into the run's folder and prints it as a table, with warnings of gradient masking.
     """
 
     run: str | None = field(default=None, metadata={"positional": True})
@@ -24,6 +26,10 @@ class Arguments(EvaluateConfig):
     """auto: the GPU if there is one."""
     seed: int | None = None
     """Of the random starts; null: the run's."""
+    source: str | None = None
+    """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
+    quick: bool = False
+    """A look, no evidence: PGD-10 from one start on 500 images, unless given otherwise; nothing is written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +40,46 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.environment import pick_device
-        from act_engine.evaluation import evaluate_models, format_table, load_run
+        from act_engine.evaluation import check_evaluation, evaluate_models, format_table, load_run
+        from act_engine.evaluation.runs import load_source
         from act_engine.parallel import connect
-        from act_engine.runfolder import EVALUATION, write_json
+        from act_engine.runfolder import EVALUATION, read_config, write_json
 
         folder = Path(options["run"])
         world = connect(pick_device(options.get("device", "auto")))
-        with world.together():
-            run = load_run(folder, world, options.get("batch_size"))
+        quick = options.get("quick", False)
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
-        changes = {name: options[name] for name in names if name in options}
-        settings = dataclasses.replace(run.config.evaluate, **changes)
+        changes = {**(QUICK if quick else {}), **{name: options[name] for name in names if name in options}}
+        with world.together():
+            config = read_config(folder)
+            settings = dataclasses.replace(config.evaluate, **changes)
+            dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
+            check_evaluation(settings, config.model.num_classes)
+            whole = settings.attack == "autoattack"
+            run = load_run(folder, world, settings.batch_size, whole=whole)
+            source = options.get("source")
+            model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
-        seed = run.config.train.seed if seed is None else seed
-    evaluation = evaluate_models(run.models, run.data.test, run.config.attack, settings, seed=seed, world=world)
+        seed = config.train.seed if seed is None else seed
+    evaluation = evaluate_models(
+        run.models,
+        run.data.test,
+        config.attack,
+        settings,
+        seed=seed,
+        world=world,
+        source=model,
+        state=None if quick else folder / "autoattack",
+        whole=whole,
+    )
+    if source is not None:
+        evaluation["source"] = source
     if world.is_main:
-        write_json(folder / EVALUATION, evaluation)
         print(format_table(evaluation))
+        if quick:
+            print("quick: a look, no evidence of robustness; nothing was written")
+        else:
+            write_json(folder / EVALUATION, evaluation)
     world.close()
     return 0
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from act_engine.runfolder import METRICS
+
 
 class RunLog:
     """Writes one record for each logging interval to metrics.jsonl and TensorBoard, and keeps a progress bar.
@@ -20,7 +22,7 @@ class RunLog:
     def __init__(self, folder: Path, first_step: int, total_steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
         path.write_text("".join(kept), "utf-8")
         self._file = path.open("a", encoding="utf-8")

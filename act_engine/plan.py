@@ -74,8 +74,8 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
     if shape is None:
         side = max(config.data.train_sizes or (config.data.image_size,))
         shape = (3, side, side)
-    objective = build_objective(**vars(config.objective))
-    names = {"robust": config.model.name, "natural": config.model.natural_name or config.model.name}
+    objective = build_objective(**config.objective.method())
+    names = {role: config.model.architecture(role)["name"] for role in ("robust", "natural", "teacher")}
     step = measure_step(
         objective,
         lambda name: build_model(names[name], num_classes=config.model.num_classes or classes, image_shape=shape),
@@ -85,6 +85,7 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
     steps = config.attack.steps if objective.attack_loss != "none" else 0
     flops = step.train_flops + steps * step.attack_flops
     passes = " + ".join(f"{count} of the {name} model" for name, count in step.train_passes.items())
+    awp = config.objective.awp_gamma > 0
     growing = ", the largest of data.train_sizes" if config.data.train_sizes else ""
     lines = [
         f"{config.objective.name} on {config.data.name}, pictures {' x '.join(map(str, shape))}{growing}, "
@@ -97,6 +98,7 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
         f"arithmetic, an image: {flops / 1e9:.2f} GFLOP, {steps * step.attack_flops / flops:.0%} of it the attack",
         "",
         *_memory_table(config, step, gpus),
+        *(["objective.awp_gamma: its second pass of the robust model is in none of these figures"] * awp),
         "",
         f"{config.train.epochs} epochs of {images:,} images: {images * config.train.epochs * flops:.2e} FLOP",
         *_cost_table(config, step, gpus, images, images_per_second),

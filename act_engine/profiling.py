@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from act_engine.runfolder import write_json
+from act_engine.runfolder import PROFILE, write_json
 
 SKIPPED, WARM_UP, MEASURED = 3, 2, 5
 """Steps passed over (compilation, first allocations), steps to warm the profiler up, steps measured."""
@@ -64,7 +64,7 @@ class StepProfile:
     def _finish(self, measured: profile) -> None:
         measured.export_chrome_trace(str(self._folder / "trace.json"))
         parts = step_parts(measured)
-        write_json(self._folder / "profile.json", {"steps": MEASURED, "milliseconds": parts})
+        write_json(self._folder / PROFILE, {"steps": MEASURED, "milliseconds": parts})
         self._report(format_parts(parts), {part: value / parts["step"] for part, value in parts.items()})
 
 

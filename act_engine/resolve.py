@@ -19,7 +19,14 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
         start = objective.attack_start if attack.start == "auto" else attack.start
         objective.attack_weights(loss, config.data.batch_size)  # refuses a loss that the objective does not have
         attack = dataclasses.replace(attack, loss=loss, start=start)
+    if "teacher" in objective.frozen and config.model.teacher_weights is None:
+        raise ValueError(
+            f"model.teacher_weights: got None; objective {config.objective.name} needs the weights of a robust model "
+            "trained before, such as runs/teacher/robust.safetensors"
+        )
     parallel = dataclasses.replace(config.parallel, strategy=pick_strategy(config.parallel.strategy, world.size))
+    if config.objective.awp_gamma:
+        _check_awp(config, parallel.strategy)
     check_strategy(
         parallel.strategy,
         device_type=world.device.type,
@@ -29,11 +36,24 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
     )
     return dataclasses.replace(
         config,
+        objective=dataclasses.replace(config.objective, beta=getattr(objective, "beta", None)),
         attack=attack,
         model=dataclasses.replace(config.model, num_classes=classes),
         train=dataclasses.replace(config.train, device=world.device.type),
         parallel=parallel,
     )
+
+
+def _check_awp(config: Config, strategy: str) -> None:
+    """Refuse weight perturbation where the weights are not whole, or a step does not see its batch as a whole."""
+    hindrances = {
+        "parallel.strategy deepspeed, which shards what it would move": strategy == "deepspeed",
+        "train.accumulate above 1: the move is that of the whole batch": config.train.accumulate > 1,
+        "train.precision float16, in which its gradient may underflow": config.train.precision == "float16",
+    }
+    for hindrance, holds in hindrances.items():
+        if holds:
+            raise ValueError(f"objective.awp_gamma: got {config.objective.awp_gamma}; allowed: 0 with {hindrance}")
 
 
 def stream(seed: int, step: int, purpose: str) -> int:

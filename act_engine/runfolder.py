@@ -1,7 +1,9 @@
 """A run's folder: which files it holds, when it may be gone on with, and how a finished run is read back."""
 
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import yaml
 from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
+METRICS, PROFILE = "metrics.jsonl", "profile.json"
 
 # What may differ between a run and its continuation: none of it changes a step already taken or still to come.
 # The processes may be others too: a checkpoint holds for any, and refuses another global batch by itself.
@@ -63,6 +66,24 @@ def read_config(folder: Path) -> Config:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{str(folder)!r} is no run: it has no {CONFIG}; give the --output of a training run")
     return from_mapping(read_yaml(folder / CONFIG))
+
+
+def measured_once(path: Path, key: dict[str, Any], measure: Callable[[], Any]) -> Any:
+    """The JSON value that `measure` gave for this `key`: out of `path` if it holds that one, or else written there."""
+    key = json.loads(json.dumps(key))  # as it will be read back
+    if path.exists():
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["of"] == key:
+            return kept["measured"]
+    value = json.loads(json.dumps(measure()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"of": key, "measured": value})
+    return value
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

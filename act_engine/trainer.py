@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from act_engine import checkpoint, environment
-from act_engine.attack import Attack
+from act_engine.attack import Attack, AttackView
+from act_engine.awp import WeightPerturbation
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
-from act_engine.evaluation import evaluate_models, format_table
+from act_engine.evaluation import check_evaluation, evaluate_models, format_table
 from act_engine.logging import NoLog, RunLog, Stopwatch
 from act_engine.models import build_model, load_weights
 from act_engine.objectives import build_objective
@@ -56,25 +57,28 @@ class Trainer:
         self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
         self.output, self.profile = Path(output), profile
         with world.together():
-            self.objective = build_objective(**vars(config.objective))
+            self.objective = build_objective(**config.objective.method())
             self.data = build_data(
                 **vars(config.data),
                 eval_batch_size=config.evaluate.batch_size,
-                seed=config.train.seed,
+                order_seed=config.train.seed,
                 device=world.device,
                 rank=world.rank,
                 world_size=world.size,
             )
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
+            check_evaluation(config.evaluate, config.model.num_classes)
             self.steps_per_epoch = len(self.data.train)
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
             models = {name: self._model(name) for name in self.objective.trains}
+            self.frozen = {name: self._model(name).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
         self.learners = {name: self._learner(name, model) for name, model in models.items()}
         self.passes = {name: record_function(f"{name} forward")(learner) for name, learner in self.learners.items()}
+        self.passes |= {name: self._frozen_pass(model) for name, model in self.frozen.items()}
         self.generator = torch.Generator(world.device)
-        self.attack = self._attack()
+        self.attack, self.awp = self._attack(), self._awp()
         self.step, self.saved_step = 0, 0
         self.best: dict[str, Any] | None = None  # step and robust accuracy
         self.measured: dict[str, float] = {}  # since the last line of metrics
@@ -170,6 +174,8 @@ class Trainer:
             with record_function("backwards"):
                 for name, learner in self.learners.items():
                     learner.backward(losses[name])
+            if self.awp is not None:
+                self.awp.remove()
             parts.append({name: loss.detach() for name, loss in losses.items()})
         with record_function("optimizers"):
             for learner in self.learners.values():
@@ -178,13 +184,16 @@ class Trainer:
 
     @record_function(OBJECTIVE)
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.awp is not None and self.step >= self.config.objective.awp_start_epoch * self.steps_per_epoch:
+            return self.awp.losses(self.objective, self.passes, self.attack, images, labels)
         return self.objective.losses(self.passes, self.attack, images, labels)
 
     def _model(self, name: str) -> nn.Module:
         model = self.config.model
         torch.manual_seed(stream(self.config.train.seed, 0, f"init {name}"))
         module = build_model(**model.architecture(name), image_shape=self.data.image_shape)
-        weights = model.natural_weights if name == "natural" else model.weights
+        files = {"robust": model.weights, "natural": model.natural_weights, "teacher": model.teacher_weights}
+        weights = files[name]
         if weights is not None:
             load_weights(module, weights)
         return module
@@ -239,6 +248,23 @@ class Trainer:
             total=self.config.data.batch_size * self.world.size,
             cuda_graph=settings.cuda_graph and settings.view,
         )
+
+    def _awp(self) -> WeightPerturbation | None:
+        name = "robust" if "robust" in self.learners else "natural"
+        gamma = self.config.objective.awp_gamma
+        return WeightPerturbation(self.learners[name], name, gamma) if gamma else None
+
+    def _frozen_pass(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A model that is not trained as the objective calls it: through a fast view, without a graph."""
+        train = self.config.train
+        view = AttackView(
+            model,
+            precision=train.precision,
+            fold=self.config.attack.fold_batchnorm,
+            channels_last=train.channels_last,
+            compile=train.compile,
+        )
+        return record_function("teacher forward")(torch.no_grad()(view))
 
     def _batches(self, clock: Stopwatch) -> Iterator[Batch]:
         """The rest of the epoch under way, with the time each batch kept the trainer waiting."""
@@ -337,7 +363,9 @@ class Trainer:
             return False
         name = "robust" if "robust" in self.learners else "natural"
         tensors, _ = self.learners[name].state_dict()
-        settings = dataclasses.replace(self.config.evaluate, steps=10, restarts=1, step_size=None)
+        attack = "none" if self.config.evaluate.attack == "none" else "pgd"
+        settings = {"attack": attack, "steps": 10, "restarts": 1, "step_size": None, "check_masking": False}
+        settings = dataclasses.replace(self.config.evaluate, **settings)
         model = self._model(name)
         model.load_state_dict(deployed(tensors))
         measured = evaluate_models(
@@ -350,7 +378,7 @@ class Trainer:
         )["models"][name]
         accuracy = measured["robust_accuracy"]
         accuracy = measured["clean_accuracy"] if accuracy is None else accuracy
-        self.measured = {key: value for key, value in measured.items() if value is not None}
+        self.measured = {key: value for key, value in measured.items() if isinstance(value, float)}
         if self.best is not None and accuracy <= self.best["accuracy"]:
             return False
         self.best = {"step": self.step, "accuracy": accuracy}
@@ -399,6 +427,7 @@ class Trainer:
                 self.config.evaluate,
                 seed=self.config.train.seed,
                 world=world,
+                state=self.output / "autoattack",
                 on_batch=lambda images: bar.update(images * world.size),
             )
         if world.is_main:

@@ -3,8 +3,13 @@
 import os
 
 import pytest
+import torch
 
 from act_engine import evaluate, train
+from act_engine.config import from_mapping
+from act_engine.objectives import build_objective
+from act_engine.parallel import World
+from act_engine.resolve import resolve
 
 CASES = {
     "unknown recipe": (["--recipe", "digit"], ["--recipe", "'digit'", "did you mean 'digits'", "known: "]),
@@ -23,6 +28,27 @@ CASES = {
     "loss of another": (
         ["--recipe", "digits", "--objective.name", "madry", "--attack.loss", "kl"],
         ["attack.loss", "'kl'", "madry", "ce"],
+    ),
+    "no teacher": (
+        ["--recipe", "digits", "--objective.name", "rslad"],
+        ["model.teacher_weights", "None", "rslad", "robust.safetensors"],
+    ),
+    "teacher nowhere": (
+        ["--recipe", "digits", "--objective.name", "rslad", "--model.teacher_weights", "nowhere.safetensors"],
+        ["'nowhere.safetensors'", "not plain weights"],
+    ),
+    "nothing to smooth": (
+        ["--recipe", "digits", "--objective.name", "rslad", "--objective.label_smoothing", "0.1"],
+        ["objective.label_smoothing", "0.1", "rslad"],
+    ),
+    "all smoothed": (["--recipe", "digits", "--objective.label_smoothing", "1"], ["objective.label_smoothing", "1.0"]),
+    "awp in parts": (
+        ["--recipe", "digits", "--objective.awp_gamma", "0.01", "--train.accumulate", "2"],
+        ["objective.awp_gamma", "0.01", "train.accumulate"],
+    ),
+    "awp float16": (
+        ["--recipe", "digits", "--objective.awp_gamma", "0.01", "--train.precision", "float16"],
+        ["objective.awp_gamma", "train.precision float16"],
     ),
     "classes": (["--recipe", "digits", "--model.num_classes", "3"], ["model.num_classes", "3", "10"]),
     "unknown model": (["--recipe", "digits", "--model.name", "smal_cnn"], ["model.name", "'small_cnn'"]),
@@ -99,6 +125,46 @@ def test_output_that_holds_something_else(tmp_path, capsys):
     assert exit_.value.code == 2
     assert "holds files, but no run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+EVALUATE = {
+    "loss": (["--loss", "dl"], ["--loss", "'dl'", "ce, margin, dlr", "'dlr'"]),
+    "targets": (["--targets", "10"], ["evaluate.targets", "10", "0 to 9"]),
+    "norm": (["--norm", "l2"], ["evaluate.eps", "l2", "attack.eps"]),
+    "images": (["--images", "0"], ["evaluate.images", "0", "1 or more"]),
+    "version": (["--attack", "autoattack", "--version", "fast"], ["--version", "'fast'", "standard, plus, rand"]),
+    "source": (["--source", "nowhere"], ["'nowhere'", "is no run"]),
+}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of one step, exported and not evaluated."""
+    folder = tmp_path_factory.mktemp("mistakes") / "run"
+    words = ["--recipe", "digits", "--train.max_steps", "1", "--attack.steps", "1", "--evaluate.attack", "none"]
+    assert train.main([*words, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("case", EVALUATE)
+def test_mistake_in_evaluating(case, run_folder, capsys):
+    arguments, expected = EVALUATE[case]
+    before = {path: path.stat().st_mtime for path in run_folder.iterdir()}
+    with pytest.raises(SystemExit) as exit_:
+        evaluate.main([str(run_folder), "--attack", "pgd", *arguments])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for part in expected:
+        assert part in error
+    assert {path: path.stat().st_mtime for path in run_folder.iterdir()} == before
+
+
+def test_weight_perturbation_of_sharded_weights_is_refused():
+    settings = {"objective": {"awp_gamma": 0.01}, "parallel": {"strategy": "deepspeed"}}
+    world = World(0, 1, torch.device("cpu"), 60.0)
+    with pytest.raises(ValueError, match=r"objective\.awp_gamma: got 0\.01; allowed: 0 with parallel\.strategy deep"):
+        resolve(from_mapping(settings), build_objective("act"), world, 10)
 
 
 def test_evaluating_what_is_no_run(tmp_path, capsys):

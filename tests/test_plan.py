@@ -23,22 +23,25 @@ def perceptron(name: str = "") -> nn.Module:
 FORWARD = 2 * (INPUTS * HIDDEN + HIDDEN * CLASSES)  # FLOP
 TRAIN = 2 * FORWARD + 2 * HIDDEN * CLASSES  # the images need no gradient in training
 ATTACK = 2 * FORWARD
-PASSES = {  # training passes of each model, clean forwards for the attack's target
-    "natural": ({"natural": 1}, 0),
-    "madry": ({"robust": 1}, 0),
-    "act": ({"robust": 1, "natural": 1}, 0),
-    "trades": ({"robust": 2}, 1),
+PASSES = {  # training passes of each model, clean forwards for the attack's target, a frozen teacher's forwards
+    "natural": ({"natural": 1}, 0, 0),
+    "madry": ({"robust": 1}, 0, 0),
+    "act": ({"robust": 1, "natural": 1}, 0, 0),
+    "trades": ({"robust": 2}, 1, 0),
+    "mart": ({"robust": 2}, 0, 0),
+    "lbgat": ({"robust": 2, "natural": 1}, 1, 0),
+    "rslad": ({"robust": 2}, 0, 1),
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_arithmetic_and_passes_are_those_worked_out_by_hand(name: str):
     step = measure_step(build_objective(name), perceptron, (3, 2, 2))
-    passes, clean = PASSES[name]
+    passes, clean, teacher = PASSES[name]
     assert (step.train_passes, step.clean_passes) == (passes, clean)
     weights = INPUTS * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
     assert step.parameters == dict.fromkeys(passes, weights)
-    assert step.train_flops == sum(passes.values()) * TRAIN + clean * FORWARD
+    assert step.train_flops == sum(passes.values()) * TRAIN + (clean + teacher) * FORWARD
     assert step.attack_flops == (0 if name == "natural" else ATTACK)
 
 

@@ -126,13 +126,35 @@ def test_max_steps_ends_the_run_early(tiny_config, tmp_path):
     assert run(tiny_config, tmp_path / "run", max_steps=3).step == 3
 
 
-@pytest.mark.parametrize("objective", ["natural", "madry", "trades"])
+@pytest.mark.parametrize("objective", ["natural", "madry", "trades", "mart"])
 def test_every_objective_trains(tiny_config, tmp_path, objective):
     trainer = run({**tiny_config, "objective": {"name": objective}}, tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     (name,) = trainer.learners
     assert records[-1][f"{name}_loss"] < records[0][f"{name}_loss"]
     assert (tmp_path / "run" / f"{name}.safetensors").exists()
+
+
+def test_a_robust_model_teaches_another(tiny_config, tmp_path):
+    run({**tiny_config, "objective": {"name": "madry", "awp_gamma": 0.005}}, tmp_path / "teacher")
+    settings = {
+        **tiny_config,
+        "objective": {"name": "rslad"},
+        "model": {"teacher_weights": str(tmp_path / "teacher" / "robust.safetensors")},
+    }
+    trainer = run(settings, tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert records[-1]["robust_loss"] < records[0]["robust_loss"]
+    assert trainer.learners.keys() == {"robust"}
+    before, after = load_file(tmp_path / "teacher" / "robust.safetensors"), trainer.frozen["teacher"].state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_student_and_its_teacher_learn_together(tiny_config, tmp_path):
+    run({**tiny_config, "objective": {"name": "lbgat"}}, tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert records[-1]["natural_loss"] < records[0]["natural_loss"]
+    assert weights(tmp_path / "run").keys() == {"robust", "natural"}
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from act_engine.data import sources
+from act_engine.data import sources, textures
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
+from act_engine.data.selection import select
 
 __all__ = ["DATA_NAMES", "Batch", "Data", "Loader", "build_data"]
 
-DATA_NAMES = ("digits", "cifar10", "cifar100", "npz", "image_folder", "webdataset")
+DATA_NAMES = ("digits", "textures", "cifar10", "cifar100", "npz", "image_folder", "webdataset")
 AUGMENTATIONS = {
     "digits": ("none",),
+    "textures": ("none",),
     "cifar10": ("crop_flip", "none"),
     "cifar100": ("crop_flip", "none"),
     "npz": ("none", "crop_flip"),
@@ -37,11 +39,16 @@ def build_data(
     eval_batch_size: int | None = None,
     workers: int = 2,
     seed: int = 0,
+    order_seed: int = 0,
     device: str | torch.device = "cpu",
     rank: int = 0,
     world_size: int = 1,
     augment: str | None = None,
     num_classes: int | None = None,
+    classes: int | None = None,
+    train_samples: int | None = None,
+    validation_samples: int | None = None,
+    label_noise: float = 0.0,
     image_size: int = 224,
     eval_resize: int | None = None,
     train_sizes: Sequence[int] = (),
@@ -53,7 +60,9 @@ def build_data(
 
     `path`: where the data lies. `batch_size` and `eval_batch_size` (default: the same): images a step and process.
     `workers`: threads that read and decode. `augment` None is the data set's own (`AUGMENTATIONS`). `num_classes`:
-    checked against the data, whose own count it replaces.
+    checked against the data, whose own count it replaces. `order_seed` decides order and augmentation.
+    For the data sets in memory: `classes`, `train_samples`, `validation_samples` and `label_noise` as in `select`, and
+    `seed`, which decides these choices and what textures draws.
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
     image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
     before, between and after the epochs `train_size_epochs` (empty: `image_size`).
@@ -71,10 +80,19 @@ def build_data(
         raise ValueError(f"data.augment: {augment!r} given; {name} allows {allowed}")
     if workers < 1:
         raise ValueError(f"data.workers: {workers} given; it must be at least 1")
-    order = {"seed": seed, "rank": rank, "world_size": world_size}
+    order = {"seed": order_seed, "rank": rank, "world_size": world_size}
     eval_batch_size = eval_batch_size or batch_size
+    part = {
+        "classes": classes,
+        "train_samples": train_samples,
+        "validation_samples": validation_samples,
+        "label_noise": label_noise,
+    }
 
     if name in ("image_folder", "webdataset"):
+        for setting, value in part.items():
+            if value:
+                raise ValueError(f"data.{setting}: {value} given; {name} is used as it is, so it must be left out")
         splits, bad, found_classes = _image_files(name, path, num_classes, workers, bad_images)
         eval_resize = eval_resize or round(image_size / 0.875)
         _check_sizes(image_size, eval_resize, train_sizes, train_size_epochs)
@@ -102,10 +120,13 @@ def build_data(
         bad = []
         if name == "digits":
             arrays = sources.digits()
+        elif name == "textures":
+            arrays = textures.textures(seed)
         elif name == "npz":
             arrays = sources.npz(path)
         else:
             arrays, bad = sources.cifar(name, path, download=download, workers=workers, bad_images=bad_images)
+        arrays = select(arrays, seed=seed, **part)
         found_classes = arrays.num_classes
         if num_classes is not None and num_classes < found_classes:
             raise ValueError(f"model.num_classes: {num_classes} given, but {name} has labels up to {found_classes - 1}")

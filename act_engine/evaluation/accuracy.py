@@ -1,22 +1,40 @@
-"""Clean accuracy, and robust accuracy under the worst of several PGD restarts."""
+"""Counting the images that a model gets right: clean, and under each of several attacks."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import AttackView, first_iterate, input_gradient
-from act_kernels import attack_grad, pgd_step
+from act_engine.attack import AttackView
+from act_engine.evaluation.attacks import EvaluationAttack, Place
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Counts over one data set; `robust` is None where no attack was run."""
+    """Counts over one data set, by class, and by the name of what was measured: ``"clean"`` and the attacks'."""
 
-    samples: int
-    clean: int
-    robust: int | None
+    images: tuple[int, ...]
+    """Images of each class."""
+    right: Mapping[str, tuple[int, ...]]
+    """Images of each class that the model gets right, clean and under each attack to its end."""
+    stages: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Images right after each stage of an attack."""
+    beaten: Mapping[str, int] = field(default_factory=dict)
+    """Images that withstand the attack ``"robust"`` and fall to another: to none of them, if ``"robust"`` is strong."""
+
+    @property
+    def samples(self) -> int:
+        return sum(self.images)
+
+    @property
+    def clean(self) -> int:
+        return sum(self.right["clean"])
+
+    @property
+    def robust(self) -> int | None:
+        """Images that withstand the attack ``"robust"``; None where it was not run."""
+        return sum(self.right["robust"]) if "robust" in self.right else None
 
     @property
     def clean_accuracy(self) -> float:
@@ -25,92 +43,83 @@ class Accuracy:
 
     @property
     def robust_accuracy(self) -> float | None:
-        """Share of images classified correctly at every iterate of every restart, and clean, in [0, 1]."""
+        """Share of images that are classified correctly clean and withstand the attack, in [0, 1]."""
         return None if self.robust is None else self.robust / self.samples
-
-
-@dataclass(frozen=True)
-class PGDAttack:
-    """Untargeted cross-entropy PGD from uniform starts in the ball; eps and step_size in [0, 1] pixel units."""
-
-    eps: float
-    step_size: float
-    steps: int = 100
-    restarts: int = 5
-    norm: str = "linf"
 
 
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    attack: PGDAttack | None,
+    attack: EvaluationAttack | None,
+    controls: Mapping[str, EvaluationAttack] | None = None,
     seed: int = 0,
     first: int = 0,
     total: int | None = None,
     sum_over_ranks: Callable[[Sequence[int]], list[int]] = list,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Accuracy:
-    """Measure a model over (images [B, C, H, W], labels [B]) batches.
-
-    An image counts as robust only if it is classified correctly when clean and at every iterate of every restart. That
-    is at most the customary last-iterate figure, and an image that has failed costs nothing more.
+    """Measure a model over (images [B, C, H, W], labels [B]) batches; every attack starts from those right when clean.
 
     Args:
         model: images in [0, 1] to logits [B, classes]; measured through an `AttackView`, itself left untouched.
-        attack: None measures clean accuracy alone.
+        attack: what robust accuracy is measured with; None measures clean accuracy alone.
+        controls: further attacks by name, to compare it with.
         seed: of the random starts, which belong to an image's place in the data set, not to its batch or process.
         first: place of the first image in the data set, for a process that holds a later part of it.
         total: images in the whole data set; None: the batches hold all of it, or its end.
-        sum_over_ranks: adds up counts over the processes that measure a part each; entered once, after the last batch.
+        sum_over_ranks: adds up counts over the processes that measure a part each; entered after the last batch.
         on_batch: told the number of images done after each batch.
+
+    Raises:
+        ValueError: there are no images.
     """
+    attacks = {**({} if attack is None else {"robust": attack}), **(controls or {})}
     view = AttackView(model)
-    samples = clean = robust = 0
+    counts: _Counts | None = None
     position = first
     for images, labels in batches:
         with torch.no_grad():
-            survives = view(images).argmax(1) == labels
-        samples, clean = samples + len(labels), clean + int(survives.sum())
-        if attack is not None:
-            for restart in range(attack.restarts):
-                generator = torch.Generator(images.device).manual_seed((seed * 1_009 + restart) * 1_000_003)
-                place = {"first": position, "total": total}
-                start = first_iterate(images, attack.eps, attack.norm, "uniform", generator, **place)
-                _drop_fooled(view, images, labels, start, survives, attack)
-            robust += int(survives.sum())
+            logits = view(images)
+        counts = counts or _Counts(logits.shape[1], attacks)
+        clean = logits.argmax(1) == labels
+        place = Place(position, total, seed)
+        counts.add(labels, clean, {name: run(view, images, labels, clean, place) for name, run in attacks.items()})
         position += len(labels)
         on_batch(len(labels))
-    samples, clean, robust = sum_over_ranks([samples, clean, robust])
-    if not samples:
+    classes, holders = sum_over_ranks([0, 0] if counts is None else [counts.classes, 1])
+    if not holders:
         raise ValueError("the evaluation data is empty")
-    return Accuracy(samples, clean, robust if attack is not None else None)
+    counts = counts or _Counts(classes // holders, attacks)
+    counts.values = sum_over_ranks(counts.values)
+    return counts.result()
 
 
-def _drop_fooled(
-    view: AttackView,
-    images: Tensor,
-    labels: Tensor,
-    start: Tensor,
-    survives: Tensor,
-    attack: PGDAttack,
-) -> None:
-    """One restart from `start` on the images that survive so far; clears `survives` for those it fools."""
-    index = survives.nonzero().squeeze(1)
-    x, y, x_adv = images[index], labels[index], start[index]
-    for _ in range(attack.steps):
-        if not len(index):
-            return
-        logits, gradient = input_gradient(view, x_adv, lambda logits, y=y: _cross_entropy_grad(logits, y))
-        x_adv = pgd_step(x_adv, gradient, x, attack.step_size, attack.eps, norm=attack.norm)
-        right = logits.argmax(1) == y
-        if not right.all():
-            survives[index[~right]] = False
-            index, x, y, x_adv = index[right], x[right], y[right], x_adv[right]
-    with torch.no_grad():
-        right = view(x_adv).argmax(1) == y
-    survives[index[~right]] = False
+class _Counts:
+    """Whole numbers in one list, so that ranks add them up in one collective."""
 
+    def __init__(self, classes: int, attacks: Mapping[str, EvaluationAttack]) -> None:
+        self.classes = classes
+        self._stages = {name: attack.stages for name, attack in attacks.items()}
+        self._others = [name for name in attacks if name != "robust"] if "robust" in attacks else []
+        width = classes * (2 + len(attacks)) + sum(self._stages.values()) + len(self._others)
+        self.values = [0] * width
 
-def _cross_entropy_grad(logits: Tensor, labels: Tensor) -> Tensor:
-    return attack_grad(logits, logits, labels, kl_weight=0.0, ce_weight=1.0)
+    def add(self, labels: Tensor, clean: Tensor, masks: Mapping[str, Tensor]) -> None:
+        """Count a batch: its labels [B], which are right clean [B] and after each attack's stages [stages, B]."""
+        rows = [torch.ones_like(clean), clean, *(mask[-1] for mask in masks.values())]
+        parts = [torch.bincount(labels[row], minlength=self.classes) for row in rows]
+        parts += [mask.sum(1) for mask in masks.values()]
+        parts += [(masks["robust"][-1] & ~masks[name][-1]).sum()[None] for name in self._others]
+        self.values = [a + b for a, b in zip(self.values, torch.cat(parts).tolist(), strict=True)]
+
+    def result(self) -> Accuracy:
+        values = iter(self.values)
+
+        def take(count: int) -> tuple[int, ...]:
+            return tuple(next(values) for _ in range(count))
+
+        images = take(self.classes)
+        right = {name: take(self.classes) for name in ("clean", *self._stages)}
+        stages = {name: take(count) for name, count in self._stages.items()}
+        return Accuracy(images, right, stages, {name: next(values) for name in self._others})

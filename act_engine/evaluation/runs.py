@@ -1,5 +1,6 @@
-"""Evaluating the models of a run: reading them back, attacking as its config says, the result as JSON and table."""
+"""Evaluating the models of a run: reading them back, attacking as its config says, the result as JSON."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,9 +8,16 @@ from typing import Any
 
 from torch import nn
 
+from act_engine.attack import AttackView
 from act_engine.config import AttackConfig, Config, EvaluateConfig
 from act_engine.data import Data, Loader, build_data
-from act_engine.evaluation.accuracy import PGDAttack, evaluate
+from act_engine.evaluation.accuracy import Accuracy, evaluate
+from act_engine.evaluation.attacks import EvaluationAttack, PGDAttack, RandomNoise, Transfer
+from act_engine.evaluation.autoattack import MIN_CLASSES, AutoAttack, import_autoattack
+from act_engine.evaluation.interval import wilson
+from act_engine.evaluation.losses import NEEDS_CLASSES
+from act_engine.evaluation.masking import RadiiProbe, signs_of_masking
+from act_engine.evaluation.subset import spread
 from act_engine.models import build_model, load_weights
 from act_engine.parallel import World
 from act_engine.runfolder import read_config
@@ -24,8 +32,10 @@ class Run:
     data: Data
 
 
-def load_run(folder: Path, world: World, eval_batch_size: int | None = None) -> Run:
-    """Read a run back from its folder: every model that it exported, in eval mode, and this process's part of its data.
+def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, whole: bool = False) -> Run:
+    """Read a run back from its folder: every model that it exported, in eval mode, and its data.
+
+    The data is this process's part of it, or with `whole` all of it.
 
     Raises:
         ValueError: the folder holds no run, or one that has not come to its end.
@@ -35,23 +45,66 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None) -> 
     data = build_data(
         **vars(config.data),
         eval_batch_size=batch_size,
-        seed=config.train.seed,
+        order_seed=config.train.seed,
         device=world.device,
-        rank=world.rank,
-        world_size=world.size,
+        rank=0 if whole else world.rank,
+        world_size=1 if whole else world.size,
     )
+    models = load_models(folder, config, data.image_shape, world)
+    return Run(config, models, data)
+
+
+def load_models(folder: Path, config: Config, image_shape: tuple[int, int, int], world: World) -> dict[str, nn.Module]:
+    """The models that the run in `folder` exported, by name, in eval mode; ValueError if there are none yet."""
     models = {}
     for name in ("robust", "natural"):
         weights = folder / f"{name}.safetensors"
         if weights.exists():
-            model = build_model(**config.model.architecture(name), image_shape=data.image_shape)
+            model = build_model(**config.model.architecture(name), image_shape=image_shape)
             load_weights(model, weights)
             models[name] = model.to(world.device).eval()
     if not models:
         raise ValueError(
             f"{str(folder)!r}: the run has exported no weights yet; start it again with the same --output to end it"
         )
-    return Run(config, models, data)
+    return models
+
+
+def load_source(folder: Path, run: Run, world: World) -> nn.Module:
+    """The model of another run that a transfer attack is made on: its robust one, or the only one.
+
+    Raises:
+        ValueError: there is none, or it tells other classes apart or takes other images.
+    """
+    config = read_config(folder)
+    ours, theirs = run.config.model.num_classes, config.model.num_classes
+    if ours != theirs:
+        raise ValueError(f"--source: got {str(folder)!r}, whose models have {theirs} classes; the run's have {ours}")
+    models = load_models(folder, config, run.data.image_shape, world)
+    return models.get("robust", next(iter(models.values())))
+
+
+def check_evaluation(settings: EvaluateConfig, num_classes: int) -> None:
+    """Refuse an evaluation that the number of classes, or what is installed, does not allow.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if settings.attack == "none":
+        return
+    needed = NEEDS_CLASSES[settings.loss] + (settings.loss == "dlr" and settings.targets > 0)
+    if num_classes < needed:
+        raise ValueError(f"evaluate.loss: got {settings.loss!r} with {num_classes} classes; it needs {needed} or more")
+    if settings.targets > num_classes - 1:
+        raise ValueError(
+            f"evaluate.targets: got {settings.targets}; allowed with {num_classes} classes: 0 to {num_classes - 1}"
+        )
+    if settings.attack == "autoattack":
+        import_autoattack()
+        if num_classes < MIN_CLASSES:
+            raise ValueError(
+                f"evaluate.attack: got 'autoattack' with {num_classes} classes; it needs {MIN_CLASSES} or more: use pgd"
+            )
 
 
 def evaluate_models(
@@ -62,45 +115,135 @@ def evaluate_models(
     *,
     seed: int,
     world: World,
+    source: nn.Module | None = None,
+    state: Path | None = None,
+    whole: bool = False,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
     """The content of evaluation.json: the models, by name, on every image of a test loader.
 
     Each process measures its part of the images; all of them call this together and get the same result.
+
+    Args:
+        attack: the training's, for what `settings` leave to it.
+        seed: of the random starts.
+        source: a model to make transferred attacks on; None: no such attack.
+        state: folder in which AutoAttack keeps what it has done; None: it keeps nothing.
+        whole: `loader` gives all images on every process, of which each takes its share in whole batches: AutoAttack's
+            result is then the same for any number of processes.
     """
-    pgd = None
-    if settings.attack == "pgd":
-        eps = attack.eps if settings.eps is None else settings.eps
-        step_size = 2.5 * eps / settings.steps if settings.step_size is None else settings.step_size
-        pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, attack.norm)
+    eps = attack.eps if settings.eps is None else settings.eps
+    norm = settings.norm or attack.norm
+    step_size = 2.5 * eps / settings.steps if settings.step_size is None else settings.step_size
+    pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, norm, settings.loss, settings.targets)
+    share = _Share(loader, settings.images, world, whole)
+    attacked = settings.attack != "none"
+    controls: dict[str, EvaluationAttack] = {}
+    probe = None
+    if attacked:
+        noise = RandomNoise(eps, norm)
+        controls["noise"] = noise
+        if settings.check_masking and eps > 0:
+            probe = RadiiProbe(eps, norm, _diameter(loader, norm))
+            controls["masking"] = probe
+    if source is not None:
+        controls["transfer"] = Transfer(AttackView(source), pgd)
     result: dict[str, Any] = {}
     for name, model in models.items():
+        main: EvaluationAttack | None = pgd if attacked else None
+        if settings.attack == "autoattack":
+            controls["pgd"] = pgd
+            main = AutoAttack(model, eps, norm, settings.version, state, name)
         measured = evaluate(
             model,
-            loader.epoch(0),
-            attack=pgd,
+            share.batches(),
+            attack=main,
+            controls=controls,
             seed=seed,
-            first=world.rank * loader.num_samples // world.size,
-            total=loader.num_samples,
+            first=share.first,
+            total=share.total,
             sum_over_ranks=world.total,
             on_batch=on_batch,
         )
-        result[name] = {"clean_accuracy": measured.clean_accuracy, "robust_accuracy": measured.robust_accuracy}
-    described = {"name": "pgd", "loss": "ce", "start": "uniform", **asdict(pgd)} if pgd else None
-    return {"models": result, "attack": described, "samples": loader.num_samples, "seed": seed}
+        result[name] = _describe(measured, main, probe)
+    evaluation = {"models": result, "attack": None, "samples": share.total, "seed": seed}
+    if attacked:
+        described = {"name": "pgd", "start": "uniform", **asdict(pgd)}
+        if settings.attack == "autoattack":
+            described = {"name": "autoattack", "version": settings.version, "eps": eps, "norm": norm, "pgd": described}
+        evaluation |= {"attack": described, "noise_draws": noise.draws}
+    return evaluation
 
 
-def format_table(evaluation: Mapping[str, Any]) -> str:
-    """An evaluation as a small table for the terminal."""
-    attack = evaluation["attack"]
-    lines = [f"{'model':<10}{'clean %':>9}{'robust %':>10}"]
-    for name, accuracy in evaluation["models"].items():
-        robust = accuracy["robust_accuracy"]
-        shown = "–" if robust is None else f"{100 * robust:.1f}"
-        lines.append(f"{name:<10}{100 * accuracy['clean_accuracy']:>9.1f}{shown:>10}")
-    described = f"{evaluation['samples']} test images"
-    if attack:
-        restarts = f"{attack['restarts']} random start{'s' if attack['restarts'] > 1 else ''}, worst case"
-        described += f"; robust: PGD-{attack['steps']} (cross-entropy, {attack['norm']}, eps {attack['eps']:.4g}, "
-        described += f"step {attack['step_size']:.3g}), {restarts}"
-    return "\n".join([*lines, described])
+class _Share:
+    """This process's part of the images to measure: where it begins, of how many in all, and its batches."""
+
+    def __init__(self, loader: Loader, images: int | None, world: World, whole: bool) -> None:
+        self._loader, self._whole = loader, whole
+        self.total = min(images or loader.num_samples, loader.num_samples)
+        self._begins = 0 if whole else world.rank * loader.num_samples // world.size
+        if whole:  # every process reads all, and measures a run of whole batches
+            count = math.ceil(self.total / loader.batch_size)
+            self._batches = range(world.rank * count // world.size, (world.rank + 1) * count // world.size)
+            self.first = self._batches.start * loader.batch_size
+        else:
+            self.first = self._begins * self.total // loader.num_samples
+
+    def batches(self):
+        """The batches, anew at each call."""
+        batches = self._loader.epoch(0)
+        if self.total < self._loader.num_samples:
+            batches = spread(
+                batches,
+                first=self._begins,
+                wanted=self.total,
+                total=self._loader.num_samples,
+                batch_size=self._loader.batch_size,
+            )
+        if not self._whole:
+            return batches
+        return (batch for index, batch in enumerate(batches) if index in self._batches)
+
+
+def _diameter(loader: Loader, norm: str) -> float:
+    """The radius of a ball around any image that holds every image."""
+    if norm == "linf":
+        return 1.0
+    images, _ = next(loader.epoch(0))
+    return math.sqrt(images[0].numel())
+
+
+def _describe(measured: Accuracy, attack: EvaluationAttack | None, probe: RadiiProbe | None) -> dict[str, Any]:
+    """One model's entry of evaluation.json."""
+    samples = measured.samples
+    counts = {name: sum(right) for name, right in measured.right.items() if name != "masking"}
+    entry: dict[str, Any] = {f"{name}_accuracy": count / samples for name, count in counts.items()}
+    entry.setdefault("robust_accuracy", None)
+    entry["intervals"] = {f"{name}_accuracy": wilson(count, samples) for name, count in counts.items()}
+    entry["per_class"] = {
+        f"{name}_accuracy": [
+            right / images if images else None
+            for right, images in zip(measured.right[name], measured.images, strict=True)
+        ]
+        for name in ("clean", "robust")
+        if name in measured.right
+    }
+    for name in ("robust", "pgd"):
+        if len(measured.stages.get(name, ())) > 1:
+            entry[f"{name}_by_restart"] = [count / samples for count in measured.stages[name]]
+    if probe is not None:
+        images, *rows = measured.stages["masking"]
+        count = len(probe.radii)
+        entry["masking"] = {
+            "images": images,
+            "radii": list(probe.radii),
+            "noise": rows[:count],
+            "pgd": rows[count:],
+            "steps": probe.steps,
+        }
+    name = "AutoAttack" if isinstance(attack, AutoAttack) else "PGD"
+    names = {"robust": name, "pgd": "PGD", "noise": "random noise", "transfer": "the transferred attack"}
+    entry["warnings"] = signs_of_masking(measured, probe, names)
+    if isinstance(attack, AutoAttack):
+        entry["warnings"] += [f"autoattack: {text}" for text in attack.warnings]
+    return entry

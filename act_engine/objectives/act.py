@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, single_term_weights, smoothing_term
 from act_kernels import act_loss
 
 
@@ -25,8 +25,10 @@ class ACT:
     robust_alpha: float = 0.9
     natural_alpha: float = 0.9
     temperature: float = 4.0
+    label_smoothing: float = 0.0
 
     trains: ClassVar = ("robust", "natural")
+    frozen: ClassVar = ()
     attack_start: ClassVar = "gaussian"
     attack_loss: ClassVar = "kl"
 
@@ -47,4 +49,8 @@ class ACT:
             natural_alpha=self.natural_alpha,
             temperature=self.temperature,
         )
-        return {"robust": loss.robust, "natural": loss.natural}
+        robust, natural = loss
+        if self.label_smoothing:
+            robust = robust + (1 - self.robust_alpha) * smoothing_term(robust_logits, labels, self.label_smoothing)
+            natural = natural + (1 - self.natural_alpha) * smoothing_term(natural_logits, labels, self.label_smoothing)
+        return {"robust": robust, "natural": natural}

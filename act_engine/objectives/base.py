@@ -8,7 +8,8 @@ from torch import Tensor
 from act_engine.attack import Attack
 
 Models = Mapping[str, Callable[[Tensor], Tensor]]
-"""By name, the models being trained: images [B, C, H, W] to float logits [B, classes], in train mode."""
+"""By name: images [B, C, H, W] to float logits [B, classes]; the trained ones in train mode, the frozen ones in eval
+mode and without a graph."""
 
 
 class Objective(Protocol):
@@ -16,6 +17,8 @@ class Objective(Protocol):
 
     trains: ClassVar[tuple[str, ...]]
     """Names of the models it trains, out of ``"robust"`` and ``"natural"``."""
+    frozen: ClassVar[tuple[str, ...]]
+    """Names of the models that it needs trained already: none, or ``"teacher"``."""
     attack_start: ClassVar[str]
     """The method's own start of the attack, used where ``attack.start`` is auto."""
     attack_loss: ClassVar[str]
@@ -28,6 +31,16 @@ class Objective(Protocol):
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One scalar loss for each model it trains, by the model's name; computed before any optimizer steps."""
         ...
+
+
+def smoothing_term(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """What label smoothing s adds to the batch's mean cross-entropy: s · mean[z_y − mean over k of z_k], a scalar.
+
+    Labels (1 − s) · onehot(y) + s / classes (Szegedy et al. 2016, arXiv 1512.00567) give CE + s · mean[log p_y − mean
+    over k of log p_k], and the normaliser of the probabilities p cancels out of that difference.
+    """
+    right = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return label_smoothing * (right - logits.mean(1)).mean()
 
 
 def single_term_weights(loss: str, allowed: tuple[str, ...], method: str) -> tuple[float, float]:

@@ -14,7 +14,10 @@ from act_engine.objectives.base import Models, single_term_weights
 class Madry:
     """min CE(S(x'), y) over the weights, x' maximising CE(S(x'), y) from a uniform start in the ball."""
 
+    label_smoothing: float = 0.0
+
     trains: ClassVar = ("robust",)
+    frozen: ClassVar = ()
     attack_start: ClassVar = "uniform"
     attack_loss: ClassVar = "ce"
 
@@ -23,4 +26,5 @@ class Madry:
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         x_adv = attack(images, labels)
-        return {"robust": F.cross_entropy(models["robust"](x_adv), labels)}
+        robust_logits = models["robust"](x_adv)
+        return {"robust": F.cross_entropy(robust_logits, labels, label_smoothing=self.label_smoothing)}

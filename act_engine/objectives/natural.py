@@ -14,7 +14,10 @@ from act_engine.objectives.base import Models, single_term_weights
 class Natural:
     """The natural model F alone, minimising CE(F(x), y)."""
 
+    label_smoothing: float = 0.0
+
     trains: ClassVar = ("natural",)
+    frozen: ClassVar = ()
     attack_start: ClassVar = "none"
     attack_loss: ClassVar = "none"
 
@@ -22,4 +25,5 @@ class Natural:
         return single_term_weights(loss, (), "natural")
 
     def losses(self, models: Models, attack: Attack | None, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"natural": F.cross_entropy(models["natural"](images), labels)}
+        natural_logits = models["natural"](images)
+        return {"natural": F.cross_entropy(natural_logits, labels, label_smoothing=self.label_smoothing)}

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, single_term_weights, smoothing_term
 from act_kernels import trades_loss
 
 
@@ -18,8 +18,10 @@ class Trades:
     """
 
     beta: float = 6.0
+    label_smoothing: float = 0.0
 
     trains: ClassVar = ("robust",)
+    frozen: ClassVar = ()
     attack_start: ClassVar = "gaussian"
     attack_loss: ClassVar = "kl"
 
@@ -30,4 +32,7 @@ class Trades:
         x_adv = attack(images, labels, attack.clean_logits(images))
         natural_logits = models["robust"](images)
         adversarial_logits = models["robust"](x_adv)
-        return {"robust": trades_loss(natural_logits, adversarial_logits, labels, beta=self.beta)}
+        loss = trades_loss(natural_logits, adversarial_logits, labels, beta=self.beta)
+        if self.label_smoothing:
+            loss = loss + smoothing_term(natural_logits, labels, self.label_smoothing)
+        return {"robust": loss}

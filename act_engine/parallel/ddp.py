@@ -25,6 +25,11 @@ class DDPLearner(Learner):
         self._ddp = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
         self._statistics = running_statistics(self.module)
 
+    def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        gradients = super().gradients(loss, parameters)
+        average(gradients)
+        return gradients
+
     def _training_forward(self, images: Tensor) -> Tensor:
         if self._backwards < self.accumulate - 1:
             with self._ddp.no_sync():  # the forward pass decides whether the backward one reduces
@@ -49,7 +54,7 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 
 
 def average(tensors: list[Tensor]) -> None:
-    """Replace small tensors of one dtype by their means over all ranks, in one collective."""
+    """Replace tensors of one dtype by their means over all ranks, in one collective."""
     if not tensors or dist.get_world_size() == 1:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])

@@ -65,6 +65,14 @@ class Learner:
         """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
         return self._logits(self._training_forward, images)
 
+    def bare(self, images: Tensor) -> Tensor:
+        """The same through the bare `module`, in whatever mode it is: no hook, no collective."""
+        return self._logits(self.module, images)
+
+    def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """The gradient of a `bare` pass's loss to parameters of `module`, its mean over ranks; no step sees it."""
+        return list(torch.autograd.grad(loss, parameters))
+
     def attack_view(self, fold: bool = True) -> AttackView | LiveView:
         """The fastest view of the model for an attack: no hook and no collective in it."""
         return AttackView(
@@ -77,7 +85,7 @@ class Learner:
 
     def live_view(self) -> LiveView:
         """The bare `module` itself as a view: no hook, no collective."""
-        return LiveView(self.module, lambda images: self._logits(self.module, images), self.whole)
+        return LiveView(self.module, self.bare, self.whole)
 
     def whole(self) -> AbstractContextManager:
         """Inside it the parameters of `module` are all there; entered by all ranks together, and as often as wished."""

@@ -23,7 +23,7 @@ def labels_of(loader, epoch: int = 0) -> list[list[int]]:
 
 
 def test_digits_keep_the_contract():
-    data = build_data("digits", batch_size=128, eval_batch_size=200, seed=3)
+    data = build_data("digits", batch_size=128, eval_batch_size=200, order_seed=3)
     assert (data.num_classes, data.image_shape) == (10, (1, 8, 8))
     assert (data.train.num_samples, data.test.num_samples) == (1297, 500)
     assert (len(data.train), len(data.test)) == (10, 3)
@@ -39,7 +39,7 @@ def test_digits_keep_the_contract():
 
 
 def test_the_digits_split_does_not_depend_on_the_seed():
-    first, second = (next(build_data("digits", batch_size=8, seed=seed).test.epoch(0)) for seed in (0, 1))
+    first, second = (next(build_data("digits", batch_size=8, order_seed=seed).test.epoch(0)) for seed in (0, 1))
     assert torch.equal(first.images, second.images)
 
 

@@ -31,6 +31,8 @@ def test_a_model_of_known_robustness():
     )
     assert (result.samples, result.clean, result.robust) == (6, 5, 4)
     assert result.clean_accuracy == 5 / 6
+    assert (result.images, result.right) == ((2, 4), {"clean": (2, 3), "robust": (2, 2)})
+    assert result.stages == {"robust": (4, 4)}
     assert evaluate(Threshold(), [(images, labels)], attack=None).robust_accuracy is None
 
 

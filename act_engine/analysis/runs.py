@@ -1,0 +1,139 @@
+"""The three analyses of whole runs: each run measured and kept in its folder, then set side by side by method."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from act_engine.analysis.complexity import fit_noise, measure_norms
+from act_engine.analysis.compression import measure_compression
+from act_engine.analysis.flatness import measure_flatness
+from act_engine.config import AnalysisConfig, Config
+from act_engine.evaluation import PGDAttack, Run, adversarial_images, load_run, sample_images
+from act_engine.methods import deployed_model, group_by_method
+from act_engine.parallel import World
+from act_engine.runfolder import digest, measured_once
+from act_engine.statistics import over_seeds
+
+PGD_STEPS = 20
+"""Of the attack, with the run's own norm and eps, that makes the adversarial images."""
+
+MEASURES = {
+    "random labels learnt, %": ("complexity", "noise", 0, "fitted_noise"),
+    "other labels learnt, %": ("complexity", "noise", 0, "fitted_rest"),
+    "spectral norm / margin, log10": ("complexity", "norms", "log10_spectral_norm"),
+    "path norm / margin, log10": ("complexity", "norms", "log10_path_norm"),
+    "probe fits random labels, %": ("compression", "probe_accuracy"),
+    "effective rank of the features": ("compression", "effective_rank"),
+    "intrinsic dimension of the features": ("compression", "intrinsic_dimension"),
+    "entropy on clean images, nats": ("flatness", "clean", "entropy"),
+    "entropy on adversarial images, nats": ("flatness", "adversarial", "entropy"),
+    "accuracy at the largest weight noise, %": ("flatness", "clean", "accuracy", -1),
+    "top Hessian eigenvalue": ("flatness", "clean", "top_eigenvalue"),
+    "the same, relative to the weights": ("flatness", "clean", "relative_top_eigenvalue"),
+}
+"""Where the table's rows stand in an analysis."""
+
+
+def analyze_runs(folders: Sequence[Path], settings: AnalysisConfig, world: World) -> dict[str, Any]:
+    """The analyses of several runs, grouped by method: JSON values for `format_table` and `plots.plot_analysis`.
+
+    Each run's own are kept in its folder, in ``analysis/``, and measured again only if settings or weights are others.
+
+    Raises:
+        ValueError: a folder holds no finished run, or one that an analysis is not defined for.
+    """
+    runs = [load_run(folder, world) for folder in folders]
+    results = [analyze(folder, run, settings) for folder, run in zip(folders, runs, strict=True)]
+    methods = {}
+    for label, places in group_by_method([run.config for run in runs]).items():
+        chosen = [results[place] for place in places]
+        methods[label] = {
+            "runs": [str(folders[place]) for place in places],
+            "seeds": [runs[place].config.train.seed for place in places],
+            "values": chosen,
+            "mean": over_seeds(chosen, "mean"),
+            "deviation": over_seeds(chosen, "deviation"),
+        }
+    return {"settings": asdict(settings), "protocol": "a reading of the paper's claims", "methods": methods}
+
+
+def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
+    """The analyses of one run's deployed model, by name."""
+    name = deployed_model(list(run.models))
+    model = run.models[name]
+    weights = digest(folder / f"{name}.safetensors")
+    images, labels = sample_images(run.data.test, settings.samples)
+    config, device = run.config, images.device.type
+
+    def complexity() -> dict[str, Any]:
+        noise = [_fit_noise(config, device, folder, label_noise, settings) for label_noise in settings.noise]
+        return {"noise": noise, "norms": asdict(measure_norms(model, images, labels))}
+
+    def compression() -> dict[str, Any]:
+        return asdict(measure_compression(model, images, draws=settings.draws, seed=settings.seed))
+
+    def flatness() -> dict[str, Any]:
+        attack = PGDAttack(config.attack.eps, 2.5 * config.attack.eps / PGD_STEPS, PGD_STEPS, 1, config.attack.norm)
+        adversarial = adversarial_images(model, images, labels, attack, seed=settings.seed)
+        how = {"sigmas": settings.sigmas, "draws": settings.draws, "seed": settings.seed}
+        kinds = {"clean": images, "adversarial": adversarial}
+        return {kind: asdict(measure_flatness(model, these, labels, **how)) for kind, these in kinds.items()}
+
+    measures = {"complexity": complexity, "compression": compression, "flatness": flatness}
+    used = {
+        "complexity": ("noise", "classes", "epochs"),
+        "compression": ("draws", "seed"),
+        "flatness": ("sigmas", "draws", "seed"),
+    }
+    result = {}
+    for analysis in settings.analyses:
+        key = {"weights": weights, **{k: getattr(settings, k) for k in ("samples", *used[analysis])}}
+        result[analysis] = measured_once(folder / "analysis" / f"{analysis}.json", key, measures[analysis])
+    return result
+
+
+def format_table(analysis: dict[str, Any]) -> str:
+    """A Markdown table: a row a measure, a column a method, mean ± sample standard deviation over its runs."""
+    methods = analysis["methods"]
+    lines = ["| measure | " + " | ".join(methods) + " |", "| --- |" + " --- |" * len(methods)]
+    for measure, path in MEASURES.items():
+        if path[0] not in analysis["settings"]["analyses"]:
+            continue
+        scale = 100 if measure.endswith("%") else 1
+        cells = [_cell([pick(values, path) for values in method["values"]], scale) for method in methods.values()]
+        lines.append(f"| {measure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def pick(values: Any, path: Sequence[str | int]) -> Any:
+    """The value at a path of keys and places, or None where an analysis was not asked for."""
+    for key in path:
+        if isinstance(values, dict) and key not in values:
+            return None
+        values = values[key]
+    return values
+
+
+def _fit_noise(
+    config: Config, device: str, folder: Path, label_noise: float, settings: AnalysisConfig
+) -> dict[str, Any]:
+    """In this one process and on this device, wherever the run itself was made."""
+    classes, epochs = settings.classes, settings.epochs
+    config = replace(
+        config,
+        train=replace(config.train, device=device),
+        parallel=replace(config.parallel, strategy="auto", sync_batchnorm=False, deepspeed_config=None),
+    )
+    name = f"noise-{label_noise:g}-classes-{classes or 'all'}-epochs-{epochs or config.train.epochs}"
+    place = folder / "analysis" / name
+    return asdict(fit_noise(config, place, label_noise=label_noise, classes=classes, epochs=epochs))
+
+
+def _cell(values: Sequence[float | None], scale: float) -> str:
+    if any(value is None for value in values):
+        return "–"
+    scaled = [scale * value for value in values]
+    deviation = f" ± {statistics.stdev(scaled):.2g}" if len(scaled) > 1 else ""
+    return f"{statistics.mean(scaled):.3g}{deviation}"

@@ -1,0 +1,60 @@
+"""Why does a method work: ``torchrun -m act_engine.analyze runs/act-0 runs/madry-0 [--analyses flatness …]``."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from act_engine.cli import read_options, user_errors
+from act_engine.config import AnalysisConfig
+
+
+@dataclass(frozen=True)
+class Arguments(AnalysisConfig):
+    """Compare runs by the ACT paper's three analyses: model complexity, information compression, entropy and flatness.
+
+    The paper's protocols are not public: these are our reading of its claims. Runs that differ in their seed alone are
+    averaged. Writes analysis.json and analysis.png, and prints a table. What was measured is kept in each run's folder.
+    """
+
+    runs: tuple[str, ...] = field(default=(), metadata={"positional": True})
+    """The runs' folders."""
+    output: str = "runs/analysis"
+    """Folder for analysis.json and analysis.png."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    with user_errors():
+        options = read_options(Arguments, sys.argv[1:] if argv is None else argv, "torchrun -m act_engine.analyze")
+        if not options.get("runs"):
+            raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1:
+            raise ValueError(f"--nproc-per-node: got {processes}; the analyses run in 1 process")
+        names = [f.name for f in dataclasses.fields(AnalysisConfig)]
+        settings = AnalysisConfig(**{name: options[name] for name in names if name in options})
+        # After the arguments: a typo need not wait for torch.
+        from act_engine.analysis import analyze_runs, format_table, plot_analysis
+        from act_engine.environment import pick_device
+        from act_engine.parallel import connect
+        from act_engine.runfolder import write_json
+
+        world = connect(pick_device(options.get("device", "auto")))
+        analysis = analyze_runs([Path(run) for run in options["runs"]], settings, world)
+        output = Path(options.get("output", Arguments.output))
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "analysis.json", analysis)
+        (output / "analysis.png").write_bytes(plot_analysis(analysis))
+    print(f"{format_table(analysis)}\n{output / 'analysis.json'}, {output / 'analysis.png'}")
+    world.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,70 @@
+"""An evaluation as a small table for the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS = {
+    "clean_accuracy": "clean %",
+    "robust_accuracy": "robust %",
+    "pgd_accuracy": "PGD %",
+    "transfer_accuracy": "transfer %",
+    "noise_accuracy": "noise %",
+}
+
+
+def format_table(evaluation: Mapping[str, Any]) -> str:
+    """The models' accuracies with their 95 % intervals, what they were measured with, and the warnings."""
+    models = evaluation["models"]
+    columns = [name for name in COLUMNS if any(model.get(name) is not None for model in models.values())]
+    rows = [["model", *(COLUMNS[name] for name in columns)]]
+    rows += [[name, *(_cell(model, column) for column in columns)] for name, model in models.items()]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = []
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    attack = evaluation["attack"]
+    robust = f"; robust: {describe_attack(attack)}" if attack else ""
+    lines.append(f"{evaluation['samples']} test images, 95 % intervals{robust}")
+    if evaluation.get("source"):
+        lines.append(f"transfer: from {evaluation['source']}")
+    for name, model in models.items():
+        worst = _worst_class(model)
+        lines += [f"{name}: {worst}"] * bool(worst)
+        lines += [f"warning: {name}: {text}" for text in model.get("warnings", [])]
+    return "\n".join(lines)
+
+
+def _cell(model: Mapping[str, Any], column: str) -> str:
+    value = model.get(column)
+    if value is None:
+        return "–"
+    low, high = model["intervals"][column]
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _worst_class(model: Mapping[str, Any]) -> str:
+    column = "clean_accuracy" if model["robust_accuracy"] is None else "robust_accuracy"
+    shares = {index: share for index, share in enumerate(model["per_class"][column]) if share is not None}
+    if len(shares) < 2:
+        return ""
+    worst = min(shares, key=shares.__getitem__)
+    return f"worst class {worst}, {COLUMNS[column].removesuffix(' %')} {100 * shares[worst]:.1f} %"
+
+
+def describe_attack(attack: Mapping[str, Any]) -> str:
+    """The ``attack`` of evaluation.json in words."""
+    if attack["name"] == "autoattack":
+        text = f"AutoAttack {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
+        return f"{text}; PGD beside it: {_pgd(attack['pgd'])}"
+    return _pgd(attack)
+
+
+def _pgd(attack: Mapping[str, Any]) -> str:
+    loss = {"ce": "cross-entropy"}.get(attack["loss"], attack["loss"])
+    aim = f", towards the {attack['targets']} likeliest wrong classes" if attack.get("targets") else ""
+    starts = f"{attack['restarts']} random start{'s' if attack['restarts'] > 1 else ''}, worst case"
+    return (
+        f"PGD-{attack['steps']} ({loss}, {attack['norm']}, eps {attack['eps']:.4g}, step {attack['step_size']:.3g}"
+        f"{aim}), {starts}"
+    )

@@ -1,0 +1,33 @@
+"""RSLAD: robust soft-label adversarial distillation (Zi et al., ICCV 2021, arXiv 2108.07969)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from act_engine.attack import Attack
+from act_engine.objectives.base import Models, single_term_weights
+from act_kernels import kl_ce_loss
+
+
+@dataclass(frozen=True)
+class RSLAD:
+    """min 5/6 · KL(T(x) ‖ S(x')) + 1/6 · KL(T(x) ‖ S(x)), T a frozen robust teacher in eval mode; no label is used.
+
+    x' maximises KL(T(x) ‖ S(x')). The train-mode S(x') comes before S(x).
+    """
+
+    trains: ClassVar = ("robust",)
+    frozen: ClassVar = ("teacher",)
+    attack_start: ClassVar = "gaussian"
+    attack_loss: ClassVar = "kl"
+
+    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
+        return single_term_weights(loss, ("kl", "ce"), "rslad")
+
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        target = models["teacher"](images)
+        x_adv = attack(images, labels, target)
+        adversarial = kl_ce_loss(models["robust"](x_adv), target, labels, kl_weight=5 / 6, ce_weight=0.0)
+        clean = kl_ce_loss(models["robust"](images), target, labels, kl_weight=1 / 6, ce_weight=0.0)
+        return {"robust": adversarial + clean}

@@ -1,0 +1,133 @@
+"""What a report shows of one run: what the run left in its folder, and what is measured for the report alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from act_engine.attack import AttackView
+from act_engine.config import Config
+from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, load_run, sample_images
+from act_engine.methods import deployed_model
+from act_engine.parallel import World
+from act_engine.runfolder import ENVIRONMENT, EVALUATION, METRICS, PROFILE, digest, measured_once
+
+EPS_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Radii at which robust accuracy is measured, relative to the run's own: a sound attack reaches 0 in the end."""
+STEPS = (1, 2, 5, 10, 20, 50, 100)
+EPS_STEPS = 20
+"""Iterations at every radius, and for the adversarial images that are shown."""
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some test images of a run: the first ones of those measured, not the prettiest."""
+
+    images: Tensor
+    """Clean [B, C, H, W], float in [0, 1], on the host; `adversarial` likewise."""
+    adversarial: Tensor
+    labels: list[int]
+    clean_predictions: list[tuple[int, float]]
+    """Class and its probability, of each clean image; `adversarial_predictions` likewise."""
+    adversarial_predictions: list[tuple[int, float]]
+    attack: PGDAttack
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A run and everything that a report says of it."""
+
+    name: str
+    model: str
+    """The deployed one of its models, which the sweeps and examples are of."""
+    config: Config
+    evaluation: dict[str, Any]
+    metrics: list[dict[str, float]]
+    profile: dict[str, Any] | None
+    environment: dict[str, Any]
+    sweeps: dict[str, Any]
+    """``eps`` and ``steps``: rows of ``at`` and ``right``, of ``samples`` images."""
+    examples: Examples
+
+
+def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
+    """Read a finished run, and measure its deployed model's robust accuracy against eps and against steps.
+
+    On `samples` test images, spread evenly; kept in the run's folder, in ``report/``.
+
+    Raises:
+        ValueError: the folder holds no run, or one that has not come to its end.
+    """
+    run = load_run(folder, world)
+    if not (folder / EVALUATION).exists():
+        raise ValueError(f"{str(folder)!r}: the run has no {EVALUATION}; make it with act_engine.evaluate")
+    name = deployed_model(list(run.models))
+    model, config = run.models[name], run.config
+    images, labels = sample_images(run.data.test, samples)
+
+    def sweeps() -> dict[str, Any]:
+        return measure_sweeps(model, images, labels, config.attack.eps, config.attack.norm, config.train.seed)
+
+    key = {"weights": digest(folder / f"{name}.safetensors"), "samples": samples, "eps": EPS_FACTORS, "steps": STEPS}
+    attack = _pgd(config.attack.eps, EPS_STEPS, config.attack.norm)
+    return MeasuredRun(
+        name=folder.resolve().name,
+        model=name,
+        config=config,
+        evaluation=_read(folder / EVALUATION),
+        metrics=[json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()],
+        profile=_read(folder / PROFILE) if (folder / PROFILE).exists() else None,
+        environment=_read(folder / ENVIRONMENT),
+        sweeps=measured_once(folder / "report" / "sweeps.json", key, sweeps),
+        examples=make_examples(model, images[:EXAMPLES], labels[:EXAMPLES], attack, config.train.seed),
+    )
+
+
+def measure_sweeps(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, norm: str, seed: int
+) -> dict[str, Any]:
+    """How many of `images` [B, C, H, W] withstand PGD of one start: at several radii, and at `eps` for several steps.
+
+    The step is 2.5 · eps / steps throughout.
+    """
+
+    def right(attack: PGDAttack | None) -> int:
+        batches = zip(images.split(500), labels.split(500), strict=True)
+        measured = evaluate(model, batches, attack=attack, seed=seed, total=len(images))
+        return measured.clean if attack is None else measured.robust
+
+    radii = [factor * eps for factor in EPS_FACTORS]
+    clean = right(None)
+    at_radii = [clean if not radius else right(_pgd(radius, EPS_STEPS, norm)) for radius in radii]
+    at_steps = [right(_pgd(eps, steps, norm)) if eps else clean for steps in STEPS]
+    rows = {"eps": zip(radii, at_radii, strict=True), "steps": zip(STEPS, at_steps, strict=True)}
+    return {
+        "samples": len(images),
+        **{kind: [{"at": at, "right": count} for at, count in row] for kind, row in rows.items()},
+    }
+
+
+def make_examples(model: nn.Module, images: Tensor, labels: Tensor, attack: PGDAttack, seed: int) -> Examples:
+    """Adversarial images of all `images` [B, C, H, W], right or wrong, and what the model says of both."""
+    adversarial = adversarial_images(model, images, labels, attack, seed=seed)
+    view = AttackView(model)
+
+    def predictions(these: Tensor) -> list[tuple[int, float]]:
+        with torch.no_grad():
+            probability, label = view(these).softmax(1).max(1)
+        return list(zip(label.tolist(), probability.tolist(), strict=True))
+
+    clean, fooled = predictions(images), predictions(adversarial)
+    return Examples(images.cpu(), adversarial.cpu(), labels.tolist(), clean, fooled, attack)
+
+
+def _pgd(eps: float, steps: int, norm: str) -> PGDAttack:
+    return PGDAttack(eps, 2.5 * eps / steps, steps, restarts=1, norm=norm)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))

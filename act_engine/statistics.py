@@ -1,0 +1,28 @@
+"""Means and deviations over runs that differ in their seed."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+
+def over_seeds(results: Sequence[Any], measure: str) -> Any:
+    """Nested results of equal structure, one a seed, with each number replaced by its ``"mean"`` or ``"deviation"``.
+
+    The sample standard deviation; None for a single seed, and for a value that is None for some seed.
+    """
+    first = results[0]
+    if isinstance(first, dict):
+        return {key: over_seeds([result[key] for result in results], measure) for key in first}
+    if isinstance(first, list):
+        return [over_seeds(list(row), measure) for row in zip(*results, strict=True)]
+    if any(value is None for value in results):
+        return None
+    if measure == "mean":
+        return statistics.mean(results)
+    return statistics.stdev(results) if len(results) > 1 else None
+
+
+def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
+    """``mean ± sample standard deviation`` as a text; the mean alone of a single value."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"

@@ -1,0 +1,84 @@
+"""A study's result as tables and as a plot."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from act_engine.analysis.runs import MEASURES, pick
+from act_engine.evaluation.table import describe_attack
+from act_engine.plotting import color, draw, marker
+from act_engine.statistics import mean_and_deviation
+from act_engine.studies.plan import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def study_tables(result: dict[str, Any]) -> str:
+    """Markdown: accuracies on the test images, and the analyses; mean ± sample standard deviation over the seeds."""
+    images, budget = result["images"], len(next(iter(METHODS.values())).values)
+    about = (
+        f"**{result['study']}**: {result['seeds']} seeds, {result['epochs']} epochs; {images['test']} test images "
+        f"under {describe_attack(result['attack'])}; AutoAttack standard on {images['autoattack']} of them. Each "
+        f"method's parameter was chosen out of {budget} values on {images['validation']} "
+        "held-out training images (seed 0, PGD-20), by robust accuracy (natural training: clean)."
+    )
+    lines = [
+        about,
+        "",
+        "| method | parameter chosen | clean % | PGD % | AutoAttack % |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for method, rows in result["test"].items():
+        search = result["search"][method]
+        columns = ("clean_accuracy", "robust_accuracy", "autoattack_accuracy")
+        cells = [mean_and_deviation([100 * row[column] for row in rows]) for column in columns]
+        chosen = f"{search['parameter']} {search['chosen']:g}"
+        lines.append(f"| {METHODS[method].label} | {chosen} | {' | '.join(cells)} |")
+    values = result["analysis"]["values"]
+    lines += ["", "| measure | " + " | ".join(METHODS[m].label for m in values) + " |"]
+    lines.append("| --- |" + " --- |" * len(values))
+    for measure, path in MEASURES.items():
+        cells = [_analysis_cell([pick(run, path) for run in runs], measure) for runs in values.values()]
+        lines.append(f"| {measure} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:
+    """A PNG: on the test images a point a seed; on the held-out ones a curve a method over its parameter."""
+
+    def paint(axes: Sequence[Axes]) -> None:
+        test, search = axes
+        for place, method in enumerate(result["test"]):
+            style = {"color": color(theme, place), "marker": marker(place), "label": METHODS[method].label}
+            rows = result["test"][method]
+            test.plot(*_points(rows, "autoattack_accuracy"), linestyle="none", alpha=0.8, **style)
+            rows = result["search"][method]["rows"]
+            search.plot(*_points(rows, "robust_accuracy"), alpha=0.8, **style)
+            for row in rows:
+                at = (100 * row["clean_accuracy"], 100 * row["robust_accuracy"])
+                search.annotate(f"{row['value']:g}", at, (4, 3), textcoords="offset points", fontsize=8)
+        test.set_title("test images, a point a seed")
+        test.set_ylabel("accuracy under AutoAttack, %")
+        search.set_title("held-out images, a curve a method over its parameter")
+        search.set_ylabel("accuracy under PGD-20, %")
+        for one in axes:
+            one.set_xlabel("clean accuracy, %")
+            one.margins(0.12)
+        test.figure.legend(*test.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+    return draw(paint, theme=theme, size=(11, 5.2), columns=2)
+
+
+def _points(rows: Sequence[dict[str, Any]], robust: str) -> tuple[list[float], list[float]]:
+    return [100 * row["clean_accuracy"] for row in rows], [100 * row[robust] for row in rows]
+
+
+def _analysis_cell(values: Sequence[float | None], measure: str) -> str:
+    if any(value is None for value in values):
+        return "–"
+    scaled = [100 * value if measure.endswith("%") else value for value in values]
+    deviation = f" ± {statistics.stdev(scaled):.2g}" if len(scaled) > 1 else ""
+    return f"{statistics.mean(scaled):.3g}{deviation}"

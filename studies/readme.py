@@ -1,0 +1,34 @@
+"""Write the committed studies' tables and plots into the README: ``python studies/readme.py``."""
+
+import json
+from pathlib import Path
+
+from act_engine.studies.plan import STUDIES
+from act_engine.studies.show import study_tables
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "studies" / "results"
+BEGIN, END = "<!-- begin studies -->\n", "<!-- end studies -->"
+
+
+def section(results: Path = RESULTS) -> str:
+    """The README's part: every study that has a result, in the order of `STUDIES`."""
+    parts = []
+    for name in STUDIES:
+        file = results / f"{name}.json"
+        if file.exists():
+            parts.append(study_tables(json.loads(file.read_text("utf-8"))))
+            parts.append(f"![{name}: clean against robust accuracy](studies/results/{name}.png)")
+    return "\n\n".join(parts) or "No study has been run in full yet: no result is claimed."
+
+
+def fill(text: str, part: str) -> str:
+    """`text` with `part` between its comments."""
+    before, rest = text.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    return f"{before}{BEGIN}{part}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text("utf-8"), section()), "utf-8")

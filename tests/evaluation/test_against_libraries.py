@@ -1,0 +1,181 @@
+"""The same attack as other people's libraries make it: torchattacks, foolbox, pyautoattack."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from act_engine import evaluate as door
+from act_engine.attack import AttackView, pgd
+from act_engine.config import from_mapping
+from act_engine.evaluation import PGDAttack, evaluate
+from act_engine.evaluation.attacks import Place
+from act_engine.evaluation.autoattack import AutoAttack
+from act_engine.trainer import Trainer
+from act_kernels import attack_grad
+
+pyautoattack = pytest.importorskip("pyautoattack", reason="needs the extra act-engine[evaluation]")
+
+EPS, STEPS, RESTARTS = 0.2, 100, 10
+STEP_SIZE = 2.5 * EPS / STEPS
+
+
+def ce_grad(labels):
+    return lambda logits: attack_grad(logits, logits, labels, kl_weight=0.0, ce_weight=1.0)
+
+
+@pytest.fixture(scope="module")
+def our_accuracy(robust_run, images):
+    attack = PGDAttack(EPS, STEP_SIZE, STEPS, RESTARTS)
+    return evaluate(robust_run.models["robust"], [images], attack=attack).robust_accuracy
+
+
+def test_pgd_agrees_with_torchattacks(robust_run, images, our_accuracy):
+    """Ours counts every iterate, theirs the last: at most one image in 100 apart where PGD converges."""
+    import torchattacks
+
+    model, (x, y) = robust_run.models["robust"], images
+    torch.manual_seed(0)
+    survives = model(x).argmax(1) == y
+    for _ in range(RESTARTS):
+        index = survives.nonzero().squeeze(1)
+        x_adv = torchattacks.PGD(model, eps=EPS, alpha=STEP_SIZE, steps=STEPS)(x[index], y[index])
+        survives[index] = model(x_adv).argmax(1) == y[index]
+    assert 0.1 < our_accuracy < 0.9
+    assert abs(survives.float().mean().item() - our_accuracy) <= 0.01 + 1e-6
+
+
+def test_pgd_agrees_with_foolbox(robust_run, images, our_accuracy):
+    import foolbox
+
+    model, (x, y) = robust_run.models["robust"], images
+    torch.manual_seed(0)
+    theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=STEPS, random_start=True)
+    survives = model(x).argmax(1) == y
+    for _ in range(RESTARTS):
+        index = survives.nonzero().squeeze(1)
+        _, _, fooled = attack(theirs, x[index], y[index], epsilons=EPS)
+        survives[index] = ~fooled
+    assert abs(survives.float().mean().item() - our_accuracy) <= 0.01 + 1e-6
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_same_adversarial_images_as_torchattacks(robust_run, images, norm):
+    """float64, the same settings and start: they differ by the rounding of the projection alone."""
+    import torchattacks
+
+    model = copy.deepcopy(robust_run.models["robust"]).double()
+    x, y = images[0].double(), images[1]
+    eps, step_size = (EPS, 0.04) if norm == "linf" else (1.0, 0.25)
+    kind = torchattacks.PGD if norm == "linf" else torchattacks.PGDL2
+    settings = {"eps": eps, "alpha": step_size, "steps": 10}
+    if norm == "l2":
+        settings["eps_for_division"] = 1e-30  # theirs, 1e-10, shortens the steps of small gradients
+    expected = kind(model, **settings, random_start=False)(x, y)
+    view = AttackView(model)
+    ours = pgd(view, x, x.clone(), ce_grad(y), steps=10, step_size=step_size, eps=eps, norm=norm)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    assert (ours - x).abs().max() > 0.1
+    if norm == "linf":
+        torch.manual_seed(5)
+        start = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
+        torch.manual_seed(5)
+        expected = kind(model, **settings)(x, y)
+        ours = pgd(view, x, start, ce_grad(y), steps=10, step_size=step_size, eps=eps)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_readmes_three_lines_load_a_plain_module(tiny_config, images, tmp_path, monkeypatch):
+    settings = {**tiny_config, "train": {"max_steps": 2, "device": "cpu"}, "evaluate": {"attack": "none"}}
+    trainer = Trainer(from_mapping(settings), tmp_path / "runs" / "digits")
+    assert trainer.run() == 0
+    text = README.read_text("utf-8")
+    (block,) = re.findall(r"<!-- three lines -->\n```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len([line for line in block.splitlines() if line]) == 3
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    model = names["model"]
+    assert isinstance(model, torch.nn.Module)
+    assert not model.training
+    trained = trainer.learners["robust"].module.eval()
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in model.state_dict().items())
+    torch.testing.assert_close(model(images[0]), trained(images[0]))  # whose weights have another memory layout
+
+
+class Shortened(pyautoattack.AutoAttack):
+    """The library's own, all of its attacks, each with a hundredth of its work."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        for attack in (self.apgd, self.apgd_targeted, self.fab):
+            attack.n_iter = 5
+        self.apgd.n_iter_orig = self.apgd_targeted.n_iter_orig = 5
+        self.apgd.eot_iter = min(2, self.apgd.eot_iter)
+        self.square.n_queries = 50
+
+
+@pytest.fixture
+def shortened(monkeypatch):
+    monkeypatch.setattr(pyautoattack, "AutoAttack", Shortened)
+
+
+@pytest.mark.parametrize(("version", "norm"), [("standard", "linf"), ("rand", "l2")])
+def test_autoattack_through_us_is_the_library(robust_run, images, shortened, version, norm):
+    model, (x, y) = robust_run.models["robust"], (images[0][:40], images[1][:40])
+    eps = 0.12 if norm == "linf" else 0.5
+    state = torch.get_rng_state()
+    ours = AutoAttack(model, eps, norm, version)
+    found = ours(AttackView(model), x, y, torch.ones(40, dtype=torch.bool), Place(0, 40, 7))[-1]
+    assert torch.equal(torch.get_rng_state(), state)
+    direct = Shortened(model, eps=eps, norm={"linf": "Linf", "l2": "L2"}[norm], version=version, seed=7)
+    _, predicted = direct.run_standard_evaluation(x, y, batch_size=40)
+    assert torch.equal(found, predicted == y)
+    assert 0 < found.sum() < (model(x).argmax(1) == y).sum()
+
+
+def test_an_interrupted_autoattack_goes_on(robust_folder, shortened, monkeypatch, capsys):
+    words = [str(robust_folder), "--attack", "autoattack", "--images", "25", "--batch-size", "10", "--steps", "5"]
+    words += ["--check_masking", "false", "--restarts", "1", "--eps", "0.2"]
+    chunks = []
+    run = AutoAttack._run
+
+    def interrupted(self, x, y, seed):
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        chunks.append(len(x))
+        return run(self, x, y, seed)
+
+    monkeypatch.setattr(AutoAttack, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        door.main(words)
+    monkeypatch.setattr(AutoAttack, "_run", lambda *a: chunks.append(len(a[1])) or run(*a))
+    assert door.main(words) == 0
+    assert chunks == [10, 10, 5]
+    evaluation = json.loads((robust_folder / "evaluation.json").read_text())
+    assert door.main(words) == 0
+    assert chunks == [10, 10, 5]
+    assert json.loads((robust_folder / "evaluation.json").read_text()) == evaluation
+    robust = evaluation["models"]["robust"]
+    files = [json.loads(file.read_text()) for file in (robust_folder / "autoattack").iterdir()]
+    assert robust["robust_accuracy"] == sum(sum(file["robust"]) for file in files) / 25
+    assert robust["robust_accuracy"] <= robust["clean_accuracy"]
+    assert evaluation["attack"]["name"] == "autoattack"
+    assert "AutoAttack standard" in capsys.readouterr().out
+    assert door.main([*words, "--seed", "9"]) == 0
+    assert len(chunks) == 6, "another seed is another attack"
+
+
+def test_autoattack_that_is_not_installed_is_one_line(robust_folder, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "pyautoattack", None)
+    with pytest.raises(SystemExit) as exit_:
+        door.main([str(robust_folder), "--attack", "autoattack"])
+    assert exit_.value.code == 2
+    assert "act-engine[evaluation]" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Every objective and switch on two processes is the training of one process on the whole batch.
+
+Run as a script with an output folder, this file does the training and writes ``world-N.pt``.
+"""
+
+import functools
+import importlib
+import os
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from act_engine import trainer as trainer_module
+from act_engine.config import from_mapping
+from act_engine.data import sources
+from act_engine.trainer import Trainer
+
+SIZES, BATCH, STEPS = (1, 2), 32, 3
+CASES = {
+    "mart": {"name": "mart"},
+    "lbgat": {"name": "lbgat"},
+    "rslad": {"name": "rslad"},
+    "act smoothed": {"name": "act", "label_smoothing": 0.1},
+    "trades awp": {"name": "trades", "awp_gamma": 0.02},
+    "lbgat awp": {"name": "lbgat", "awp_gamma": 0.02},
+}
+
+
+class TinyNet(nn.Module):
+    """No BatchNorm, which sees each process's part by itself."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 7, 3, stride=2), nn.ReLU(), nn.Conv2d(7, 13, 3), nn.ReLU())
+        self.fc = nn.Linear(13, classes)
+
+    def forward(self, images):
+        return self.fc(self.features(images).flatten(2).mean(2))
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("objectives")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-5000:]
+    return {size: torch.load(folder / f"world-{size}.pt") for size in SIZES}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(worlds, case):
+    """float32: sums in another order differ by 1e-7 of their size, and three steps let that grow a little."""
+    losses, states = worlds[2][case]
+    expected_losses, expected_states = worlds[1][case]
+    torch.testing.assert_close(losses, expected_losses, rtol=0, atol=1e-5)
+    assert (losses[0] - losses[-1]).abs().min() > 1e-4
+    for name, state in expected_states.items():
+        for key, value in state.items():
+            torch.testing.assert_close(states[name][key], value, rtol=0, atol=1e-5)
+
+
+def test_the_switches_change_what_is_learnt(worlds):
+    weights = [worlds[1][name][1]["robust"]["fc.weight"] for name in ("lbgat awp", "lbgat")]
+    assert (weights[0] - weights[1]).abs().max() > 1e-4
+
+
+def train(folder: Path, objective: dict, size: int) -> tuple:
+    config = from_mapping(
+        {
+            "objective": objective,
+            "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
+            "data": {"name": "digits", "batch_size": BATCH // size},
+            "model": {"teacher_weights": str(folder / "teacher.pt")},
+            "optim": {"lr": 0.1, "schedule": "constant"},
+            "train": {"epochs": 1, "device": "cpu"},
+        }
+    )
+    trainer = Trainer(config, folder / f"{size} {' '.join(map(str, objective.values()))}")
+    losses = []
+    for (images, labels), _ in zip(trainer.data.train.epoch(0), range(STEPS), strict=False):
+        mine = trainer.train_step(images, labels)
+        losses.append(trainer.world.gather(torch.stack(list(mine.values()))).mean(0))
+        trainer.step += 1
+    return torch.stack(losses), {name: learner.module.state_dict() for name, learner in trainer.learners.items()}
+
+
+def work(rank: int, size: int, folder: Path) -> None:
+    if size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    results = {case: train(folder, objective, size) for case, objective in CASES.items()}
+    if rank == 0:
+        torch.save(results, folder / f"world-{size}.pt")
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    importlib.import_module("torch._dynamo")  # DistributedDataParallel asks for it: once, before the forks
+    sources.digits = functools.cache(sources.digits)
+    sources.digits()
+    torch.manual_seed(0)
+    torch.save(TinyNet(10).state_dict(), folder / "teacher.pt")
+    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
+    fork = get_context("fork")
+    for size in SIZES:
+        processes = [fork.Process(target=work, args=(rank, size, folder)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise SystemExit(f"a process of the world of {size} failed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,199 @@
+"""The report: what it measures, what it says, and that a real browser shows it whole."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from act_engine import report as door
+from act_engine.config import from_mapping
+from act_engine.evaluation import PGDAttack, wilson
+from act_engine.reporting.measure import EPS_FACTORS, STEPS, make_examples, measure_sweeps
+from act_engine.reporting.trade_off import trade_off_table
+from act_engine.trainer import Trainer
+
+PLOTS = {"curves.png", "robust-against-eps.png", "robust-against-steps.png", "time.png"}
+
+
+class Threshold(nn.Module):
+    """Says class 1 where the mean pixel is above one half: an image is robust if it lies further than eps from that."""
+
+    def forward(self, images):
+        score = images.mean((1, 2, 3)) - 0.5
+        return torch.stack([-score, score], 1)
+
+
+def test_sweeps_of_a_model_of_known_robustness():
+    means = torch.tensor([0.45, 0.465, 0.515, 0.565, 0.61, 0.9])
+    images = means.view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    sweeps = measure_sweeps(Threshold(), images, (means > 0.5).long(), 0.04, "linf", seed=0)
+    assert sweeps["samples"] == 6
+    expected = [int(((means - 0.5).abs() > factor * 0.04).sum()) for factor in EPS_FACTORS]
+    assert [row["right"] for row in sweeps["eps"]] == expected == [6, 6, 5, 5, 4, 3, 2, 1, 1]
+    assert [row["at"] for row in sweeps["eps"]] == [factor * 0.04 for factor in EPS_FACTORS]
+    assert [(row["at"], row["right"]) for row in sweeps["steps"]] == [(steps, 4) for steps in STEPS]
+
+
+def test_examples_are_within_the_ball_and_say_what_the_model_says():
+    images = torch.tensor([0.4, 0.49]).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    examples = make_examples(Threshold(), images, torch.tensor([0, 0]), PGDAttack(0.05, 0.01, 20, 1), seed=0)
+    torch.testing.assert_close((examples.adversarial - images).abs().amax((1, 2, 3)), torch.tensor([0.05, 0.05]))
+    assert [label for label, _ in examples.clean_predictions] == [0, 0]
+    assert [label for label, _ in examples.adversarial_predictions] == [0, 1]
+    probability = torch.tensor([0.2, 0.0]).softmax(0)[0]  # scores 0.1 and -0.1
+    assert examples.clean_predictions[0][1] == pytest.approx(float(probability), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two short runs of the digits, the first of them profiled."""
+    root = tmp_path_factory.mktemp("runs")
+    folders = []
+    for name, profile in (("act", True), ("natural", False)):
+        settings = {
+            "objective": {"name": name},
+            "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
+            "data": {"name": "digits", "batch_size": 100},
+            "train": {"epochs": 1, "max_steps": 11, "device": "cpu", "log_every": 2},
+            "evaluate": {"steps": 3, "restarts": 1, "images": 100, "check_masking": False},
+        }
+        assert Trainer(from_mapping(settings), root / name, profile=profile).run() == 0
+        folders.append(root / name)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Path]) -> Path:
+    """The report about both."""
+    output = runs[0].parent / "report"
+    assert door.main([*map(str, runs), "--samples", "40", "--output", str(output)]) == 0
+    return output / "report.html"
+
+
+def test_the_page_holds_everything_and_fetches_nothing(runs: list[Path], page: Path):
+    html = page.read_text("utf-8")
+    for run in runs:
+        evaluation = json.loads((run / "evaluation.json").read_text())
+        for model in evaluation["models"].values():
+            for kind in ("clean_accuracy", "robust_accuracy"):
+                low, high = model["intervals"][kind]
+                assert f"{100 * model[kind]:.1f} ({100 * low:.1f} to {100 * high:.1f})" in html
+    assert "PGD-3 (cross-entropy, linf, eps 0.15" in html
+    profile = json.loads((runs[0] / "profile.json").read_text())["milliseconds"]
+    assert f"{profile['attack']:.1f} ({100 * profile['attack'] / profile['step']:.0f} %)" in html
+    environment = json.loads((runs[0] / "environment.json").read_text())
+    assert f"torch {environment['packages']['torch']}" in html
+    assert "robust_alpha: 0.9" in html
+    references = re.findall(r'(?:src|srcset|href)="([^"]{0,30})', html)
+    assert len(references) == 13  # six figures, light and dark, and the empty icon
+    assert all(reference.startswith("data:") for reference in references)
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]+", "", html)
+    assert "<script" not in html
+    plots = {path.name for path in (page.parent / "report").iterdir()}
+    assert plots == {*PLOTS, "examples-0.png", "examples-1.png"}
+
+
+def test_what_was_measured_for_a_report_is_kept(runs: list[Path], page: Path, capsys):
+    kept = {path: path.stat().st_mtime_ns for path in page.parent.parent.glob("*/report/sweeps.json")}
+    assert len(kept) == 2
+    assert door.main([str(runs[0]), "--samples", "40"]) == 0
+    assert capsys.readouterr().out.strip() == str(runs[0] / "report.html")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path.name for path in (runs[0] / "report").iterdir()} == {*PLOTS, "examples.png", "sweeps.json"}
+    assert "<h3>" not in (runs[0] / "report.html").read_text("utf-8")
+
+
+def test_an_evaluation_without_intervals_gets_them(runs: list[Path], tmp_path: Path):
+    copy = shutil.copytree(runs[1], tmp_path / "copy")
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    for model in evaluation["models"].values():
+        model.pop("intervals")
+    evaluation["models"]["natural"]["robust_accuracy"] = 0.12
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    assert door.main([str(copy), "--samples", "40"]) == 0
+    low, high = wilson(12, 100)
+    html = (copy / "report.html").read_text("utf-8")
+    assert f"12.0 ({100 * low:.1f} to {100 * high:.1f})" in html
+    assert "train with --profile" in html
+
+
+def _browser() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("needs Chromium")
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 500])
+def test_a_browser_shows_the_page_whole(page: Path, tmp_path: Path, width: int, scheme: str):
+    """No message on the console, every picture shown, nothing wider than the window, and the scheme's own colours."""
+    probe = """<script>addEventListener('load', () => {
+      const images = [...document.images];
+      document.title = JSON.stringify({
+        overflow: document.documentElement.scrollWidth - innerWidth,
+        window: innerWidth,
+        broken: images.filter(i => !i.complete || !i.naturalWidth).length,
+        dark: images.filter(i => i.currentSrc == i.parentElement.children[0].srcset).length,
+        images: images.length,
+        ground: getComputedStyle(document.body).backgroundColor,
+        cut: [...document.querySelectorAll('td, th, h1, p, figcaption')].filter(
+          e => e.scrollWidth > e.clientWidth + 1).length,
+      });
+    })</script>"""
+    (tmp_path / "page.html").write_text(page.read_text("utf-8").replace("</body>", probe + "</body>"), "utf-8")
+    command = [
+        _browser(),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+        f"--window-size={width},900",
+        "--dump-dom",
+        (tmp_path / "page.html").as_uri(),
+    ]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    assert "CONSOLE" not in result.stderr
+    seen = json.loads(re.search(r"<title>(.*?)</title>", result.stdout)[1].replace("&quot;", '"'))
+    assert seen["overflow"] <= 0
+    assert 0 < seen["window"] <= width
+    assert (seen["images"], seen["broken"], seen["cut"]) == (6, 0, 0)
+    assert seen["dark"] == (6 if scheme == "dark" else 0)
+    assert seen["ground"] == ("rgb(13, 17, 23)" if scheme == "dark" else "rgb(255, 255, 255)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "RUN: the folder of a training run is missing"),
+        (["nowhere"], "'nowhere' is no run"),
+        (["run", "--samples", "3"], "--samples: got 3; allowed: 8 or more"),
+        (["trade-off", "--seeds", "0"], "--seeds: got 0; allowed: 1 or more"),
+        (["trade-off", "--recipe", "digit"], "did you mean 'digits'"),
+        (["trade-off", "digits"], "unexpected argument 'digits'"),
+    ],
+)
+def test_mistakes(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        door.main(arguments)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_trade_off_table_has_means_and_deviations():
+    rows = [{"clean_accuracy": 0.90, "robust_accuracy": 0.50}, {"clean_accuracy": 0.92, "robust_accuracy": 0.54}]
+    table = trade_off_table({"methods": {"madry": rows, "act": rows[:1]}})
+    assert table.splitlines()[2:] == ["| adversarial training | 91.0 ± 1.4 | 52.0 ± 2.8 |", "| ACT | 90.0 | 50.0 |"]
