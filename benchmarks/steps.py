@@ -46,8 +46,9 @@ WORKLOADS = {
     "large_pgd10": Workload("resnet50", 224, 256, 10, 1000),
 }
 
+ON_GPU = torch.cuda.is_available()
 FAST = {
-    "train": {"precision": "bfloat16", "channels_last": True, "compile": True},
+    "train": {"precision": "bfloat16", "channels_last": True, "compile": ON_GPU},  # on CPUs it does not pay
     "attack": {"view": True, "fold_batchnorm": True, "cuda_graph": True},
 }
 BASELINES = {
@@ -56,12 +57,12 @@ BASELINES = {
 }
 ENGINE: dict[str, dict[str, Any]] = {
     "engine": {},
-    "engine without compile": {"train": {"compile": False}},
+    f"engine {'without' if ON_GPU else 'with'} compile": {"train": {"compile": not ON_GPU}},
     "engine without folding": {"attack": {"fold_batchnorm": False}},
     "engine without channels_last": {"train": {"channels_last": False}},
     "engine without autocast": {"train": {"precision": "float32"}},
     "engine without fused kernels": {"backend": "reference"},
-    "engine without CUDA graph": {"attack": {"cuda_graph": False}},
+    **({"engine without CUDA graph": {"attack": {"cuda_graph": False}}} if ON_GPU else {}),
 }
 VARIANTS = (*BASELINES, *ENGINE)
 
