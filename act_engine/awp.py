@@ -9,7 +9,7 @@ from torch import Tensor
 from act_engine.attack import Attack
 from act_engine.objectives import Objective
 from act_engine.objectives.base import Models
-from act_engine.parallel import Learner
+from act_engine.parallel import Learner, kept_buffers
 
 
 class WeightPerturbation:
@@ -37,13 +37,9 @@ class WeightPerturbation:
         recorded: dict[str, Any] = {name: _Recorded(model) for name, model in models.items() if name != self.name}
         if attack is not None:
             attack = _RecordedAttack(attack)
-        buffers = list(self.learner.module.buffers())
-        kept = [buffer.clone() for buffer in buffers]
-        loss = objective.losses({**recorded, self.name: self.learner.bare}, attack, images, labels)[self.name]
-        self._move(self.learner.gradients(loss, self._weights))
-        with torch.no_grad():
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+        with kept_buffers(self.learner.module):
+            loss = objective.losses({**recorded, self.name: self.learner.bare}, attack, images, labels)[self.name]
+            self._move(self.learner.gradients(loss, self._weights))
         for replayed in (*recorded.values(), *([attack] if attack is not None else [])):
             replayed.rewind()
         return objective.losses({**recorded, self.name: models[self.name]}, attack, images, labels)

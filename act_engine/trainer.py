@@ -226,6 +226,7 @@ class Trainer:
             channels_last=train.channels_last,
             compile=train.compile,
             accumulate=train.accumulate,
+            recompute=train.recompute_natural and name == "natural",
             clip_norm=optim.clip_norm,
             ema_decay=train.ema if name == "robust" else None,
         )

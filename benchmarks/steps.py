@@ -58,6 +58,7 @@ BASELINES = {
 ENGINE: dict[str, dict[str, Any]] = {
     "engine": {},
     f"engine {'without' if ON_GPU else 'with'} compile": {"train": {"compile": not ON_GPU}},
+    "engine with recomputation": {"train": {"recompute_natural": True}},
     "engine without folding": {"attack": {"fold_batchnorm": False}},
     "engine without channels_last": {"train": {"channels_last": False}},
     "engine without autocast": {"train": {"precision": "float32"}},

@@ -2,6 +2,7 @@
 
 from act_engine.parallel.learner import Learner, deployed
 from act_engine.parallel.memory import TrainingMemory, training_memory
+from act_engine.parallel.recompute import kept_buffers
 from act_engine.parallel.schedule import lr_schedule
 from act_engine.parallel.strategy import build_learner, check_strategy, pick_strategy
 from act_engine.parallel.world import ProcessLost, Vote, World, connect
@@ -16,6 +17,7 @@ __all__ = [
     "check_strategy",
     "connect",
     "deployed",
+    "kept_buffers",
     "lr_schedule",
     "pick_strategy",
     "training_memory",

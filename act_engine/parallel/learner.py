@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from act_engine.attack import AUTOCAST, AttackView, LiveView, unit_range
+from act_engine.parallel.recompute import Recomputed
 
 OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
 """What SGD and AdamW keep for a parameter."""
@@ -29,6 +30,7 @@ class Learner:
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
         accumulate: backward passes a step; their gradients are averaged.
         clip_norm: largest norm of the whole gradient; a longer one is scaled down to it. None: no limit.
+        recompute: keep no activations between the forward and the backward pass, and pay with a second forward pass.
         ema_decay: keep a moving average of the weights, which moves by (1 − ema_decay) a step. None: none.
     """
 
@@ -46,6 +48,7 @@ class Learner:
         device: str | torch.device = "cpu",
         accumulate: int = 1,
         clip_norm: float | None = None,
+        recompute: bool = False,
         ema_decay: float | None = None,
     ) -> None:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -53,6 +56,7 @@ class Learner:
         self._compile = compile
         if compile:
             self.module.compile()
+        self._trained = Recomputed(self.module) if recompute else self.module
         self.lr_at, self.steps_taken = lr_at, 0
         self.optimizer = _optimizer(optimizer, self.module, lr_at(0), momentum, weight_decay)
         self.accumulate, self.clip_norm, self.ema_decay = accumulate, clip_norm, ema_decay
@@ -145,7 +149,7 @@ class Learner:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _training_forward(self, images: Tensor) -> Tensor:
-        return self.module(images)
+        return self._trained(images)
 
     def _set_lr(self) -> None:
         for group in self.optimizer.param_groups:

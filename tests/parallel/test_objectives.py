@@ -1,5 +1,7 @@
 """Every objective and switch on two processes is the training of one process on the whole batch.
 
+The two compute the natural model's activations twice, which changes nothing.
+
 Run as a script with an output folder, this file does the training and writes ``world-N.pt``.
 """
 
@@ -79,7 +81,7 @@ def train(folder: Path, objective: dict, size: int) -> tuple:
             "data": {"name": "digits", "batch_size": BATCH // size},
             "model": {"teacher_weights": str(folder / "teacher.pt")},
             "optim": {"lr": 0.1, "schedule": "constant"},
-            "train": {"epochs": 1, "device": "cpu"},
+            "train": {"epochs": 1, "device": "cpu", "recompute_natural": size > 1},
         }
     )
     trainer = Trainer(config, folder / f"{size} {' '.join(map(str, objective.values()))}")

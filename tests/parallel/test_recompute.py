@@ -1,0 +1,64 @@
+"""A model trained without keeping its activations: the same gradients and statistics, in less memory."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from act_engine.models import build_model
+from act_engine.parallel import Learner, check_strategy
+
+
+def learner(model, **options):
+    return Learner(copy.deepcopy(model), lr_at=lambda step: 0.1, **options)
+
+
+def held_after_forward(model: Learner, images) -> int:
+    """Bytes that a forward pass leaves allocated, for its backward pass."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
+        logits = model(images)
+    events = profiler.profiler.kineto_results.events()
+    held = sum(event.nbytes() for event in events if event.name() == "[memory]")
+    assert logits.requires_grad
+    return held
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_steps_are_the_same_to_the_bit_dropout_and_batchnorm_included(precision, seeded):
+    model = nn.Sequential(build_model("small_cnn", num_classes=10, image_shape=(1, 8, 8)), nn.Dropout(0.5))
+    pair = learner(model, precision=precision), learner(model, precision=precision, recompute=True)
+    for step in range(3):
+        images = torch.rand(16, 1, 8, 8)
+        for one in pair:
+            torch.manual_seed(step)
+            one.backward(one(images).logsumexp(1).sum())
+            one.step()
+    for name, value in pair[0].module.state_dict().items():
+        assert torch.equal(pair[1].module.state_dict()[name], value), name
+    assert pair[1].module[0].state_dict().keys() == model[0].state_dict().keys()
+
+
+def test_activations_are_not_kept(seeded):
+    model = build_model("small_cnn", num_classes=10, image_shape=(1, 8, 8))
+    images = torch.rand(64, 1, 8, 8)
+    kept, recomputed = (held_after_forward(learner(model, recompute=again), images) for again in (False, True))
+    assert recomputed < kept / 20
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sync_batchnorm", "named"),
+    [("deepspeed", False, "parallel.strategy deepspeed"), ("ddp", True, "parallel.sync_batchnorm true")],
+)
+def test_what_it_does_not_go_with_is_refused(strategy, sync_batchnorm, named):
+    with pytest.raises(ValueError, match=rf"train\.recompute_natural: got true with {named}; allowed: false"):
+        check_strategy(
+            strategy,
+            device_type="cuda",
+            precision="float32",
+            sync_batchnorm=sync_batchnorm,
+            deepspeed_config=None,
+            recompute_natural=True,
+        )
