@@ -19,7 +19,7 @@ from steps import VARIANTS, WORKLOADS, Step, build
 
 from act_engine.attack import input_gradient
 
-ROUNDS = 9
+ROUNDS = 7
 
 
 def seconds(call, device: torch.device) -> float:

@@ -63,7 +63,7 @@ def test_order_and_augmentation_change_with_the_epoch_and_the_seed_only(paths):
     first, again, second = list(data.train.epoch(0)), list(data.train.epoch(0)), list(data.train.epoch(1))
     assert same(first, again)
     assert not any(torch.equal(one.images, other.images) for one, other in zip(first, second, strict=True))
-    assert not same(first, list(build(paths, seed=1).train.epoch(0)))
+    assert not same(first, list(build(paths, order_seed=1).train.epoch(0)))
 
 
 def fingerprints(batches: list[Batch]) -> list[bytes]:
@@ -74,12 +74,12 @@ def fingerprints(batches: list[Batch]) -> list[bytes]:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_an_epoch(paths, name: str, world_size: int):
     """44 and 10 images: uneven for 3 ranks. Pictures are told apart by their pixels, so the whole path is tested."""
-    alone = build(paths, name, batch_size=1, augment="none", seed=2)
+    alone = build(paths, name, batch_size=1, augment="none", order_seed=2)
     everything = fingerprints(list(alone.train.epoch(0)))
     assert len(set(everything)) == 44
     batch_size = 6 // world_size
     ranks = [
-        build(paths, name, batch_size=batch_size, augment="none", rank=rank, world_size=world_size, seed=2)
+        build(paths, name, batch_size=batch_size, augment="none", rank=rank, world_size=world_size, order_seed=2)
         for rank in range(world_size)
     ]
     trained = [list(data.train.epoch(0)) for data in ranks]
