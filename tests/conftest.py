@@ -28,6 +28,20 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def allocations():
+    """A function that runs a call: its result, and what bytes PyTorch's CPU allocator gave (negative: took back)."""
+
+    def run(call):
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
+            result = call()
+        events = (event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
+        return result, [change for _, change in sorted((event.start_ns(), event.nbytes()) for event in events)]
+
+    return run
+
+
 def pytest_collection_modifyitems(items):
     """Tests marked gpu are passed over where there is no GPU."""
     if torch.cuda.is_available():

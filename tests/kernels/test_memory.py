@@ -56,23 +56,13 @@ CASES = {
 }
 
 
-def peak_bytes(call) -> int:
-    """What PyTorch's allocator held at most during a call, beyond what it held before."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profiler:
-        result = call()
-    del result
-    events = (event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events)
-    return max(itertools.accumulate((change for _, change in changes), initial=0))
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_is_allocated_beyond_results_and_gradients(case):
+def test_nothing_is_allocated_beyond_results_and_gradients(case, allocations):
     make, expected = CASES[case]
     op = "act_loss" if case == "act_loss" else "pgd_step"
     with _NATIVE.active(op):
         call = make()
         call()
-        assert expected <= peak_bytes(call) <= expected + 0.02 * LOGITS  # labels, losses of each row
+        _, changes = allocations(call)
+        peak = max(itertools.accumulate(changes, initial=0))
+        assert expected <= peak <= expected + 0.02 * LOGITS  # labels, losses of each row
