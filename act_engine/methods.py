@@ -1,6 +1,6 @@
 """What a run's training method is called, and which of several runs are the same but for their seed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from act_engine.config import Config, to_mapping
@@ -19,7 +19,7 @@ METHODS = {
 INCIDENTAL = ("train.seed", "train.device", "train.log_every", "data.path", "data.workers", "parallel.", "checkpoint.")
 
 
-def deployed_model(names: Sequence[str]) -> str:
+def deployed_model(names: Collection[str]) -> str:
     """Out of the models that a run trained, the one that it is about: the robust one, where there is one."""
     return "robust" if "robust" in names else "natural"
 

@@ -19,6 +19,7 @@ from act_engine.config import Config
 from act_engine.data import Batch, build_data
 from act_engine.evaluation import check_evaluation, evaluate_models, format_table
 from act_engine.logging import NoLog, RunLog, Stopwatch
+from act_engine.methods import deployed_model
 from act_engine.models import build_model, load_weights
 from act_engine.objectives import build_objective
 from act_engine.parallel import (
@@ -251,7 +252,7 @@ class Trainer:
         )
 
     def _awp(self) -> WeightPerturbation | None:
-        name = "robust" if "robust" in self.learners else "natural"
+        name = deployed_model(self.learners)
         gamma = self.config.objective.awp_gamma
         return WeightPerturbation(self.learners[name], name, gamma) if gamma else None
 
@@ -362,7 +363,7 @@ class Trainer:
         """At the end of every ``best_every_epochs``: whether the robust model is the best so far; a collective."""
         if not self._ends_epochs(self.config.checkpoint.best_every_epochs):
             return False
-        name = "robust" if "robust" in self.learners else "natural"
+        name = deployed_model(self.learners)
         tensors, _ = self.learners[name].state_dict()
         attack = "none" if self.config.evaluate.attack == "none" else "pgd"
         settings = {"attack": attack, "steps": 10, "restarts": 1, "step_size": None, "check_masking": False}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from act_engine.attack import AttackView, unit_range
 from act_engine.config import Config, to_mapping
 from act_engine.data import build_data
+from act_engine.methods import deployed_model
 from act_engine.models import build_model, load_weights
 from act_engine.trainer import Trainer
 
@@ -72,7 +73,7 @@ def fit_noise(config: Config, folder: Path, *, label_noise: float, classes: int 
         evaluate=dataclasses.replace(config.evaluate, attack="none"),
     )
     trainer = Trainer(noisy, folder)
-    name = "robust" if "robust" in trainer.learners else "natural"
+    name = deployed_model(trainer.learners)
     weights = folder / f"{name}.safetensors"
     if not weights.exists() and (code := trainer.run()):
         raise SystemExit(code)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from worlds import TinyNet
 
 from act_engine import trainer as trainer_module
 from act_engine.config import from_mapping
@@ -32,18 +32,6 @@ CASES = {
     "trades awp": {"name": "trades", "awp_gamma": 0.02},
     "lbgat awp": {"name": "lbgat", "awp_gamma": 0.02},
 }
-
-
-class TinyNet(nn.Module):
-    """No BatchNorm, which sees each process's part by itself."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 7, 3, stride=2), nn.ReLU(), nn.Conv2d(7, 13, 3), nn.ReLU())
-        self.fc = nn.Linear(13, classes)
-
-    def forward(self, images):
-        return self.fc(self.features(images).flatten(2).mean(2))
 
 
 @pytest.fixture(scope="module")
