@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from act_engine.config import from_mapping
 from act_engine.models import build_model
+from act_engine.side_by_side import has_amx
 from act_engine.trainer import Trainer
 from act_kernels import use_backend
 
@@ -48,7 +50,12 @@ WORKLOADS = {
 
 ON_GPU = torch.cuda.is_available()
 FAST = {
-    "train": {"precision": "bfloat16", "channels_last": True, "compile": ON_GPU},  # on CPUs it does not pay
+    "train": {
+        "precision": "bfloat16",
+        "channels_last": True,
+        "recompute_natural": True,
+        "compile": ON_GPU,  # on CPUs it does not pay
+    },
     "attack": {"view": True, "fold_batchnorm": True, "cuda_graph": True},
 }
 BASELINES = {
@@ -58,12 +65,16 @@ BASELINES = {
 ENGINE: dict[str, dict[str, Any]] = {
     "engine": {},
     f"engine {'without' if ON_GPU else 'with'} compile": {"train": {"compile": not ON_GPU}},
-    "engine with recomputation": {"train": {"recompute_natural": True}},
+    "engine without recomputation": {"train": {"recompute_natural": False}},
     "engine without folding": {"attack": {"fold_batchnorm": False}},
     "engine without channels_last": {"train": {"channels_last": False}},
     "engine without autocast": {"train": {"precision": "float32"}},
     "engine without fused kernels": {"backend": "reference"},
-    **({"engine without CUDA graph": {"attack": {"cuda_graph": False}}} if ON_GPU else {}),
+    **(
+        {"engine without CUDA graph": {"attack": {"cuda_graph": False}}}
+        if ON_GPU
+        else {"engine without images side by side": {"side_by_side": False}}
+    ),
 }
 VARIANTS = (*BASELINES, *ENGINE)
 
@@ -88,7 +99,9 @@ def build(variant: str, workload: Workload, folder: Path) -> Step:
     x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     y = torch.from_numpy(labels).to(device)
     if variant in ENGINE:
-        trainer = _trainer(ENGINE[variant], workload, folder, images, labels)
+        side_by_side = has_amx() and ENGINE[variant].get("side_by_side", True)
+        with mock.patch("act_engine.side_by_side.has_amx", return_value=side_by_side):
+            trainer = _trainer(ENGINE[variant], workload, folder, images, labels)
         backend = use_backend(ENGINE[variant]["backend"]) if "backend" in ENGINE[variant] else nullcontext()
 
         def run() -> tuple[Tensor, Tensor]:

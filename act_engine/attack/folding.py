@@ -3,8 +3,17 @@
 import torch
 from torch import Tensor, fx, nn
 
-PRODUCERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from act_engine.side_by_side import SideBySideConv2d
+
+PRODUCERS = (nn.Conv1d, nn.Conv2d, SideBySideConv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class _Tracer(fx.Tracer):
+    """Does not look into this package's own convolution, as into none of PyTorch's."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, SideBySideConv2d) or super().is_leaf_module(module, name)
 
 
 def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
@@ -16,7 +25,7 @@ def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:
     Raises:
         Exception: whatever the trace meets in a forward that depends on its input's values.
     """
-    graph = fx.Tracer().trace(model)
+    graph = _Tracer().trace(model)
     places: dict[int, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
         places[id(module)] = places.get(id(module), 0) + 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from act_engine.attack.folding import PRODUCERS, fold_into, foldable_pairs
 from act_engine.attack.frozen import frozen_eval
 from act_engine.attack.pixels import unit_range
+from act_engine.side_by_side import lay_side_by_side
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,7 +48,8 @@ class AttackView:
     It computes the model's eval-mode function, with four speed-ups, each of which can be switched off: BatchNorm folded
     into the layer before it, the channels_last layout, reduced precision with the weights of convolutions and linear
     layers stored in it (so that nothing is cast in the loop), and torch.compile. What cannot be folded runs as it is;
-    `why_not_folded` says why where the whole model could not be looked into.
+    `why_not_folded` says why where the whole model could not be looked into. On a CPU with AMX, small images go through
+    bfloat16 convolutions side by side (`SideBySideConv2d`).
 
     Args:
         model: images [B, C, H, W] in [0, 1] to logits [B, classes]. It is read at construction and by `refresh`, and
@@ -65,7 +67,7 @@ class AttackView:
         compile: bool = False,
     ) -> None:
         self.source = model
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.module = lay_side_by_side(copy.deepcopy(model)).eval().requires_grad_(False)
         self.dtype = AUTOCAST[precision]
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.why_not_folded: str | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from act_engine.attack import AUTOCAST, AttackView, LiveView, unit_range
 from act_engine.parallel.recompute import Recomputed
+from act_engine.side_by_side import lay_side_by_side
 
 OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
 """What SGD and AdamW keep for a parameter."""
@@ -52,7 +53,7 @@ class Learner:
         ema_decay: float | None = None,
     ) -> None:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.module = model.to(device, memory_format=self._memory_format).train()
+        self.module = lay_side_by_side(model.to(device, memory_format=self._memory_format)).train()
         self._compile = compile
         if compile:
             self.module.compile()
