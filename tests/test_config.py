@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from act_engine import config as config_module
+from act_engine.config import settings
 from act_engine.cli import nested, read_options
 from act_engine.config import Config, from_mapping, read_recipe, recipe_names, to_mapping
 from act_engine.train import Arguments
@@ -63,7 +63,7 @@ def test_every_setting_is_explained_with_its_default(capsys):
     for group, kind in typing.get_type_hints(Config).items():
         for name in typing.get_type_hints(kind):
             assert f"--{group}.{name.replace('_', '-')}" in text
-    source = Path(config_module.__file__).read_text("utf-8")
+    source = Path(settings.__file__).read_text("utf-8")
     fields = [f for g in dataclasses.fields(Config) for f in dataclasses.fields(g.type)]
     for field in fields:
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()

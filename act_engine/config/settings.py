@@ -1,35 +1,11 @@
-"""The settings of a run: frozen, typed, checked, and read strictly from recipes, YAML files and the command line.
+"""The settings of a run: frozen, typed, checked."""
 
-Every setting has one name, ``group.field``, the same in YAML and on the command line. All three sources go through
-`from_mapping`, so a wrong name or value is met with the same one-line error wherever it was written.
-"""
-
-import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-
-T = TypeVar("T")
+from act_engine.config.checks import nearest, require
 
 OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
-
-
-def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{setting}: got {value!r}; allowed: {allowed}")
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean '…'?`` for the closest of the known names, or nothing if none is close."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @dataclass(frozen=True)
@@ -54,17 +30,17 @@ class ObjectiveConfig:
     """With awp_gamma: epochs to train without it first, 0 or more."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.name in OBJECTIVES, "objective.name", self.name, ", ".join(OBJECTIVES) + nearest(self.name, OBJECTIVES)
         )
-        _require(0 <= self.robust_alpha <= 1, "objective.robust_alpha", self.robust_alpha, "0 to 1")
-        _require(0 <= self.natural_alpha <= 1, "objective.natural_alpha", self.natural_alpha, "0 to 1")
-        _require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
+        require(0 <= self.robust_alpha <= 1, "objective.robust_alpha", self.robust_alpha, "0 to 1")
+        require(0 <= self.natural_alpha <= 1, "objective.natural_alpha", self.natural_alpha, "0 to 1")
+        require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
         if self.beta is not None:
-            _require(self.beta >= 0, "objective.beta", self.beta, "0 or more, or null")
-        _require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "0 or more, below 1")
-        _require(self.awp_gamma >= 0, "objective.awp_gamma", self.awp_gamma, "0 or more, such as 0.005")
-        _require(self.awp_start_epoch >= 0, "objective.awp_start_epoch", self.awp_start_epoch, "0 or more")
+            require(self.beta >= 0, "objective.beta", self.beta, "0 or more, or null")
+        require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "0 or more, below 1")
+        require(self.awp_gamma >= 0, "objective.awp_gamma", self.awp_gamma, "0 or more, such as 0.005")
+        require(self.awp_start_epoch >= 0, "objective.awp_start_epoch", self.awp_start_epoch, "0 or more")
 
     def method(self) -> dict[str, Any]:
         """The settings of `act_engine.objectives.build_objective`."""
@@ -96,11 +72,9 @@ class AttackConfig:
     """On a GPU, with view: record the attack's loop once as a CUDA graph and replay it."""
 
     def __post_init__(self) -> None:
-        _require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
-        _require(
-            self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255"
-        )
-        _require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
+        require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
+        require(self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255")
+        require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -142,13 +116,13 @@ class DataConfig:
     """cifar10, cifar100: fetch the official archive into path if it is not there."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
-        _require(self.workers >= 1, "data.workers", self.workers, "1 or more")
-        _require(self.seed >= 0, "data.seed", self.seed, "0 or more")
-        _require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
+        require(self.workers >= 1, "data.workers", self.workers, "1 or more")
+        require(self.seed >= 0, "data.seed", self.seed, "0 or more")
+        require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
         for name, least in (("classes", 2), ("train_samples", 1), ("validation_samples", 1)):
             value = getattr(self, name)
-            _require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
+            require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
 
 
 @dataclass(frozen=True)
@@ -174,9 +148,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.num_classes is not None:
-            _require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
-        _require(all(value > 0 for value in self.std), "model.std", list(self.std), "values above 0, one a channel")
-        _require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
+            require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
+        require(all(value > 0 for value in self.std), "model.std", list(self.std), "values above 0, one a channel")
+        require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
 
     def architecture(self, learner: str) -> dict[str, Any]:
         """The settings of `act_engine.models.build_model` for the robust, the natural or the teacher model."""
@@ -206,16 +180,16 @@ class OptimConfig:
     """Largest norm of each model's whole gradient, above 0; a longer one is scaled down to it. null: no limit."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", self.lr, "above 0")
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more, below 1")
-        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more, below 1")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         rising = list(self.milestones) == sorted(set(self.milestones)) and all(m >= 1 for m in self.milestones)
-        _require(
+        require(
             rising, "optim.milestones", list(self.milestones), "epochs of 1 or more, rising, such as [60, 120, 160]"
         )
-        _require(0 < self.gamma <= 1, "optim.gamma", self.gamma, "above 0, at most 1")
+        require(0 < self.gamma <= 1, "optim.gamma", self.gamma, "above 0, at most 1")
         if self.clip_norm is not None:
-            _require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+            require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
 
 
 @dataclass(frozen=True)
@@ -247,14 +221,14 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl, 1 or more."""
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
+        require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
         if self.max_steps is not None:
-            _require(self.max_steps >= 1, "train.max_steps", self.max_steps, "1 or more, or null")
-        _require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
-        _require(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
+            require(self.max_steps >= 1, "train.max_steps", self.max_steps, "1 or more, or null")
+        require(0 <= self.seed < 2**31, "train.seed", self.seed, "0 to 2147483647")
+        require(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
         if self.ema is not None:
-            _require(0 < self.ema < 1, "train.ema", self.ema, "above 0, below 1, such as 0.999, or null")
-        _require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
+            require(0 < self.ema < 1, "train.ema", self.ema, "above 0, below 1, such as 0.999, or null")
+        require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -280,10 +254,10 @@ class ParallelConfig:
     """deepspeed: JSON file of further DeepSpeed settings, put over those that follow from the run's."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.zero_stage <= 3, "parallel.zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        require(0 <= self.zero_stage <= 3, "parallel.zero_stage", self.zero_stage, "0, 1, 2 or 3")
         if self.offload != "none":
-            _require(self.zero_stage > 0, "parallel.offload", self.offload, "none at parallel.zero_stage 0")
-        _require(self.timeout > 0, "parallel.timeout", self.timeout, "above 0, in seconds")
+            require(self.zero_stage > 0, "parallel.offload", self.offload, "none at parallel.zero_stage 0")
+        require(self.timeout > 0, "parallel.timeout", self.timeout, "above 0, in seconds")
 
 
 @dataclass(frozen=True)
@@ -302,12 +276,12 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         if self.every_steps is not None:
-            _require(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "1 or more, or null")
-        _require(self.keep >= 1, "checkpoint.keep", self.keep, "1 or more")
+            require(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "1 or more, or null")
+        require(self.keep >= 1, "checkpoint.keep", self.keep, "1 or more")
         for name in ("keep_every_epochs", "best_every_epochs"):
             epochs = getattr(self, name)
             if epochs is not None:
-                _require(epochs >= 1, f"checkpoint.{name}", epochs, "1 or more, or null")
+                require(epochs >= 1, f"checkpoint.{name}", epochs, "1 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -340,16 +314,16 @@ class EvaluateConfig:
     """Images attacked at a time, 1 or more."""
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")
-        _require(self.restarts >= 1, "evaluate.restarts", self.restarts, "1 or more")
-        _require(self.targets >= 0, "evaluate.targets", self.targets, "0 or more")
+        require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")
+        require(self.restarts >= 1, "evaluate.restarts", self.restarts, "1 or more")
+        require(self.targets >= 0, "evaluate.targets", self.targets, "0 or more")
         if self.images is not None:
-            _require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
-        _require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+            require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
+        require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
         if self.eps is not None:
-            _require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
+            require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
-            _require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+            require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
 
 
 @dataclass(frozen=True)
@@ -376,16 +350,16 @@ class AnalysisConfig:
     def __post_init__(self) -> None:
         known = ("complexity", "compression", "flatness")
         for name in self.analyses:
-            _require(name in known, "--analyses", name, ", ".join(known) + nearest(name, known))
-        _require(bool(self.analyses), "--analyses", "", ", ".join(known))
-        _require(self.samples >= 20, "--samples", self.samples, "20 or more")
-        _require(all(0 < p < 1 for p in self.noise), "--noise", list(self.noise), "numbers above 0 and below 1")
-        _require(self.classes is None or self.classes >= 2, "--classes", self.classes, "2 or more, or null")
-        _require(self.epochs is None or self.epochs >= 1, "--epochs", self.epochs, "1 or more, or null")
+            require(name in known, "--analyses", name, ", ".join(known) + nearest(name, known))
+        require(bool(self.analyses), "--analyses", "", ", ".join(known))
+        require(self.samples >= 20, "--samples", self.samples, "20 or more")
+        require(all(0 < p < 1 for p in self.noise), "--noise", list(self.noise), "numbers above 0 and below 1")
+        require(self.classes is None or self.classes >= 2, "--classes", self.classes, "2 or more, or null")
+        require(self.epochs is None or self.epochs >= 1, "--epochs", self.epochs, "1 or more, or null")
         rising = list(self.sigmas) == sorted({abs(sigma) for sigma in self.sigmas})
-        _require(rising, "--sigmas", list(self.sigmas), "numbers of 0 or more, rising")
-        _require(self.draws >= 1, "--draws", self.draws, "1 or more")
-        _require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require(rising, "--sigmas", list(self.sigmas), "numbers of 0 or more, rising")
+        require(self.draws >= 1, "--draws", self.draws, "1 or more")
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -404,135 +378,9 @@ class Config:
 
     def __post_init__(self) -> None:
         parts, batch = self.train.accumulate, self.data.batch_size
-        _require(
+        require(
             batch % parts == 0, "train.accumulate", parts, f"a divisor of data.batch_size, {batch}: the parts are equal"
         )
         own_norm = self.evaluate.norm in (None, self.attack.norm)
         allowed = f"a radius in {self.evaluate.norm}, since attack.eps is one in {self.attack.norm}"
-        _require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes inside the package, sorted."""
-    files = resources.files("act_engine").joinpath("recipes").iterdir()
-    return sorted(Path(entry.name).stem for entry in files if entry.name.endswith(".yaml"))
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe inside the package.
-
-    Raises:
-        ValueError: there is none of that name; the message lists those there are.
-    """
-    if name not in recipe_names():
-        raise ValueError(
-            f"--recipe: unknown recipe {name!r}{nearest(name, recipe_names())}; known: {', '.join(recipe_names())}"
-        )
-    return _parse_yaml(
-        resources.files("act_engine").joinpath("recipes", f"{name}.yaml").read_text("utf-8"), f"recipe {name}"
-    )
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML file; a file that is missing or not a mapping of groups is a one-line error."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except OSError as error:
-        raise ValueError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
-    return _parse_yaml(text, str(path))
-
-
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-    _require(
-        isinstance(content, dict), where, type(content).__name__, "a mapping of groups such as 'attack: {steps: 10}'"
-    )
-    return content
-
-
-def to_mapping(config: Config) -> dict[str, Any]:
-    """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
-    return {
-        group.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(config, group.name)).items()}
-        for group in dataclasses.fields(config)
-    }
-
-
-def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Config:
-    """`base` (default: all defaults) with the settings of a nested mapping put over it, strictly.
-
-    Raises:
-        ValueError: an unknown group or field (the nearest name is suggested), or a value that is not allowed.
-    """
-    base = base or Config()
-    groups = {f.name: f.type for f in dataclasses.fields(Config)}
-    changed = {}
-    for group, values in mapping.items():
-        if group not in groups:
-            raise ValueError(
-                f"{group}: unknown group of settings{nearest(str(group), list(groups))}; known: {', '.join(groups)}"
-            )
-        _require(
-            isinstance(values, Mapping), group, values, f"a mapping of its fields: {', '.join(_types(groups[group]))}"
-        )
-        field_types = _types(groups[group])
-        for name in values:
-            if name not in field_types:
-                raise ValueError(
-                    f"{group}.{name}: unknown setting{_suggest(group, str(name))}; known: {', '.join(field_types)}"
-                )
-        converted = {name: convert(value, field_types[name], f"{group}.{name}") for name, value in values.items()}
-        changed[group] = dataclasses.replace(getattr(base, group), **converted)
-    return dataclasses.replace(base, **changed)
-
-
-def _suggest(group: str, name: str) -> str:
-    known = [f"{g.name}.{f}" for g in dataclasses.fields(Config) for f in _types(g.type)]
-    return nearest(f"{group}.{name}", known)
-
-
-def _types(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def convert(value: Any, kind: Any, setting: str) -> Any:
-    """`value`, from YAML or the command line (then a string), as the type `kind`; a fraction is a number too.
-
-    Raises:
-        ValueError: it is not such a value; the message names the setting and what is allowed.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        _require(value in arguments, setting, value, ", ".join(arguments) + nearest(str(value), arguments))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
-            return None
-        return convert(value, next(a for a in arguments if a is not type(None)), setting)
-    if origin is tuple:
-        items = value.strip("[]").split(",") if isinstance(value, str) else value
-        _require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
-        return tuple(convert(item, arguments[0], setting) for item in items if item != "")
-    if kind is bool:
-        names = {"true": True, "false": False}
-        _require(str(value).lower() in names, setting, value, "true or false")
-        return names[str(value).lower()]
-    if kind in (int, float):
-        number = None if isinstance(value, bool) else _number(value)
-        allowed = "a whole number" if kind is int else "a number or a fraction such as 8/255"
-        _require(number is not None and (kind is float or number == int(number)), setting, value, allowed)
-        return kind(number)
-    _require(isinstance(value, str), setting, value, "a text")
-    return value
-
-
-def _number(value: Any) -> float | None:
-    try:
-        numerator, _, denominator = str(value).partition("/")
-        number = float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return number if abs(number) < float("inf") else None
+        require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)

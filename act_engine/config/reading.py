@@ -1,0 +1,144 @@
+"""Settings read strictly from recipes, YAML files and the command line, and written as plain mappings.
+
+All sources go through `from_mapping`, so a wrong name or value is met with the same one-line error wherever it was
+written.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from act_engine.config.checks import nearest, require
+from act_engine.config.settings import Config
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package, sorted."""
+    files = resources.files("act_engine").joinpath("recipes").iterdir()
+    return sorted(Path(entry.name).stem for entry in files if entry.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe inside the package.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    if name not in recipe_names():
+        raise ValueError(
+            f"--recipe: unknown recipe {name!r}{nearest(name, recipe_names())}; known: {', '.join(recipe_names())}"
+        )
+    return _parse_yaml(
+        resources.files("act_engine").joinpath("recipes", f"{name}.yaml").read_text("utf-8"), f"recipe {name}"
+    )
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file; a file that is missing or not a mapping of groups is a one-line error."""
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ValueError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    require(
+        isinstance(content, dict), where, type(content).__name__, "a mapping of groups such as 'attack: {steps: 10}'"
+    )
+    return content
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
+    return {
+        group.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(config, group.name)).items()}
+        for group in dataclasses.fields(config)
+    }
+
+
+def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Config:
+    """`base` (default: all defaults) with the settings of a nested mapping put over it, strictly.
+
+    Raises:
+        ValueError: an unknown group or field (the nearest name is suggested), or a value that is not allowed.
+    """
+    base = base or Config()
+    groups = {f.name: f.type for f in dataclasses.fields(Config)}
+    changed = {}
+    for group, values in mapping.items():
+        if group not in groups:
+            raise ValueError(
+                f"{group}: unknown group of settings{nearest(str(group), list(groups))}; known: {', '.join(groups)}"
+            )
+        require(
+            isinstance(values, Mapping), group, values, f"a mapping of its fields: {', '.join(_types(groups[group]))}"
+        )
+        field_types = _types(groups[group])
+        for name in values:
+            if name not in field_types:
+                raise ValueError(
+                    f"{group}.{name}: unknown setting{_suggest(group, str(name))}; known: {', '.join(field_types)}"
+                )
+        converted = {name: convert(value, field_types[name], f"{group}.{name}") for name, value in values.items()}
+        changed[group] = dataclasses.replace(getattr(base, group), **converted)
+    return dataclasses.replace(base, **changed)
+
+
+def _suggest(group: str, name: str) -> str:
+    known = [f"{g.name}.{f}" for g in dataclasses.fields(Config) for f in _types(g.type)]
+    return nearest(f"{group}.{name}", known)
+
+
+def _types(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def convert(value: Any, kind: Any, setting: str) -> Any:
+    """`value`, from YAML or the command line (then a string), as the type `kind`; a fraction is a number too.
+
+    Raises:
+        ValueError: it is not such a value; the message names the setting and what is allowed.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        require(value in arguments, setting, value, ", ".join(arguments) + nearest(str(value), arguments))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
+            return None
+        return convert(value, next(a for a in arguments if a is not type(None)), setting)
+    if origin is tuple:
+        items = value.strip("[]").split(",") if isinstance(value, str) else value
+        require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
+        return tuple(convert(item, arguments[0], setting) for item in items if item != "")
+    if kind is bool:
+        names = {"true": True, "false": False}
+        require(str(value).lower() in names, setting, value, "true or false")
+        return names[str(value).lower()]
+    if kind in (int, float):
+        number = None if isinstance(value, bool) else _number(value)
+        allowed = "a whole number" if kind is int else "a number or a fraction such as 8/255"
+        require(number is not None and (kind is float or number == int(number)), setting, value, allowed)
+        return kind(number)
+    require(isinstance(value, str), setting, value, "a text")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    try:
+        numerator, _, denominator = str(value).partition("/")
+        number = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return number if abs(number) < float("inf") else None
