@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from act_engine.config import settings
 from act_engine.cli import nested, read_options
-from act_engine.config import Config, from_mapping, read_recipe, recipe_names, to_mapping
+from act_engine.config import Config, from_mapping, read_recipe, recipe_names, settings, to_mapping
 from act_engine.train import Arguments
 
 

@@ -1,6 +1,5 @@
 """The three analyses of whole runs: each run measured and kept in its folder, then set side by side by method."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from act_engine.evaluation import PGDAttack, Run, adversarial_images, load_run, 
 from act_engine.methods import deployed_model, group_by_method
 from act_engine.parallel import World
 from act_engine.runfolder import digest, measured_once
-from act_engine.statistics import over_seeds
+from act_engine.statistics import over_seeds, significant
 
 PGD_STEPS = 20
 """Of the attack, with the run's own norm and eps, that makes the adversarial images."""
@@ -102,7 +101,7 @@ def format_table(analysis: dict[str, Any]) -> str:
         if path[0] not in analysis["settings"]["analyses"]:
             continue
         scale = 100 if measure.endswith("%") else 1
-        cells = [_cell([pick(values, path) for values in method["values"]], scale) for method in methods.values()]
+        cells = [significant([pick(one, path) for one in method["values"]], scale) for method in methods.values()]
         lines.append(f"| {measure} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -129,11 +128,3 @@ def _fit_noise(
     name = f"noise-{label_noise:g}-classes-{classes or 'all'}-epochs-{epochs or config.train.epochs}"
     place = folder / "analysis" / name
     return asdict(fit_noise(config, place, label_noise=label_noise, classes=classes, epochs=epochs))
-
-
-def _cell(values: Sequence[float | None], scale: float) -> str:
-    if any(value is None for value in values):
-        return "–"
-    scaled = [scale * value for value in values]
-    deviation = f" ± {statistics.stdev(scaled):.2g}" if len(scaled) > 1 else ""
-    return f"{statistics.mean(scaled):.3g}{deviation}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from act_engine.analysis.runs import MEASURES, pick
 from act_engine.evaluation.table import describe_attack
 from act_engine.plotting import color, draw, marker
-from act_engine.statistics import mean_and_deviation
+from act_engine.statistics import mean_and_deviation, significant
 from act_engine.studies.plan import METHODS
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ def study_tables(result: dict[str, Any]) -> str:
     lines += ["", "| measure | " + " | ".join(METHODS[m].label for m in values) + " |"]
     lines.append("| --- |" + " --- |" * len(values))
     for measure, path in MEASURES.items():
-        cells = [_analysis_cell([pick(run, path) for run in runs], measure) for runs in values.values()]
+        scale = 100 if measure.endswith("%") else 1
+        cells = [significant([pick(run, path) for run in runs], scale) for runs in values.values()]
         lines.append(f"| {measure} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -74,11 +74,3 @@ def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:
 
 def _points(rows: Sequence[dict[str, Any]], robust: str) -> tuple[list[float], list[float]]:
     return [100 * row["clean_accuracy"] for row in rows], [100 * row[robust] for row in rows]
-
-
-def _analysis_cell(values: Sequence[float | None], measure: str) -> str:
-    if any(value is None for value in values):
-        return "–"
-    scaled = [100 * value if measure.endswith("%") else value for value in values]
-    deviation = f" ± {statistics.stdev(scaled):.2g}" if len(scaled) > 1 else ""
-    return f"{statistics.mean(scaled):.3g}{deviation}"
