@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <variant>
 
 #include "arguments.h"
 #include "cpu/kernels.h"
@@ -25,6 +26,8 @@ namespace act {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
+// One number, or a float32 tensor with one for each sample (step size, eps) or channel (bounds).
+using Constant = std::variant<at::Tensor, double>;
 
 // Elements (of images) and rows × classes (of logits) below which a second thread costs more than it brings.
 constexpr int64_t kGrain = 32768;
@@ -52,8 +55,12 @@ DType dtype_of(const at::Tensor& t) {
   }
 }
 
-const float* floats_or_null(const OptionalTensor& t) {
-  return t.has_value() ? t->const_data_ptr<float>() : nullptr;
+void assign(const Constant& constant, const float*& several, float& one) {
+  if (const auto* tensor = std::get_if<at::Tensor>(&constant)) {
+    several = tensor->const_data_ptr<float>();
+  } else {
+    one = static_cast<float>(std::get<double>(constant));
+  }
 }
 
 ImageStep image_step(
@@ -61,14 +68,10 @@ ImageStep image_step(
     const at::Tensor& x_adv,
     const at::Tensor& grad,
     const at::Tensor& x,
-    const OptionalTensor& step_sizes,
-    double step_size,
-    const OptionalTensor& epsilons,
-    double eps,
-    const OptionalTensor& lowers,
-    double lower,
-    const OptionalTensor& uppers,
-    double upper) {
+    const Constant& step_size,
+    const Constant& eps,
+    const Constant& lower,
+    const Constant& upper) {
   ImageStep s{};
   s.out = out.mutable_data_ptr();
   s.x_adv = x_adv.const_data_ptr();
@@ -77,14 +80,10 @@ ImageStep image_step(
   s.dtype = dtype_of(x_adv);
   s.grad_dtype = dtype_of(grad);
   s.x_dtype = dtype_of(x);
-  s.step_sizes = floats_or_null(step_sizes);
-  s.step_size = static_cast<float>(step_size);
-  s.epsilons = floats_or_null(epsilons);
-  s.eps = static_cast<float>(eps);
-  s.lowers = floats_or_null(lowers);
-  s.lower = static_cast<float>(lower);
-  s.uppers = floats_or_null(uppers);
-  s.upper = static_cast<float>(upper);
+  assign(step_size, s.step_sizes, s.step_size);
+  assign(eps, s.epsilons, s.eps);
+  assign(lower, s.lowers, s.lower);
+  assign(upper, s.uppers, s.upper);
   s.samples = x.size(0);
   s.sample_size = s.samples == 0 ? 0 : x.numel() / s.samples;
   s.channels = x.dim() > 1 ? x.size(1) : 1;
@@ -101,17 +100,12 @@ void pgd_step(
     const at::Tensor& x_adv,
     const at::Tensor& grad,
     const at::Tensor& x,
-    const OptionalTensor& step_sizes,
-    double step_size,
-    const OptionalTensor& epsilons,
-    double eps,
-    const OptionalTensor& lowers,
-    double lower,
-    const OptionalTensor& uppers,
-    double upper,
+    const Constant& step_size,
+    const Constant& eps,
+    const Constant& lower,
+    const Constant& upper,
     const std::string& norm) {
-  const ImageStep s =
-      image_step(out, x_adv, grad, x, step_sizes, step_size, epsilons, eps, lowers, lower, uppers, upper);
+  const ImageStep s = image_step(out, x_adv, grad, x, step_size, eps, lower, upper);
   if (x.numel() == 0) {
     return;
   }
@@ -145,14 +139,10 @@ void random_start(
     const at::Tensor& out,
     const at::Tensor& noise,
     const at::Tensor& x,
-    const OptionalTensor& scales,
-    double scale,
-    const OptionalTensor& lowers,
-    double lower,
-    const OptionalTensor& uppers,
-    double upper) {
-  const ImageStep s =
-      image_step(out, noise, noise, x, scales, scale, std::nullopt, 0.0, lowers, lower, uppers, upper);
+    const Constant& scale,
+    const Constant& lower,
+    const Constant& upper) {
+  const ImageStep s = image_step(out, noise, noise, x, scale, /*eps=*/0.0, lower, upper);
   if (x.numel() == 0) {
     return;
   }

@@ -34,32 +34,14 @@ def why_not(op: str, device: str, dtype: torch.dtype) -> str | None:
     return None
 
 
-def pgd_step(
-    out: Tensor,
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    step_size: float | Tensor,
-    eps: float | Tensor,
-    lower: float | Tensor,
-    upper: float | Tensor,
-    norm: str,
-) -> None:
+def pgd_step(*arguments) -> None:
     """See `act_kernels.reference.pgd_step`."""
-    constants = (*_split(step_size), *_split(eps), *_split(lower), *_split(upper))
-    _extension.pgd_step(out, x_adv, grad, x, *constants, norm)
+    _extension.pgd_step(*arguments)
 
 
-def random_start(
-    out: Tensor,
-    noise: Tensor,
-    x: Tensor,
-    scale: float | Tensor,
-    lower: float | Tensor,
-    upper: float | Tensor,
-) -> None:
+def random_start(*arguments) -> None:
     """See `act_kernels.reference.random_start`."""
-    _extension.random_start(out, noise, x, *_split(scale), *_split(lower), *_split(upper))
+    _extension.random_start(*arguments)
 
 
 def act_loss(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -70,7 +52,3 @@ def act_loss(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
 def kl_ce_loss(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """See `act_kernels.reference.kl_ce_loss`."""
     return _extension.kl_ce_loss(*arguments)
-
-
-def _split(value: float | Tensor) -> tuple[Tensor | None, float]:
-    return (value, 0.0) if isinstance(value, Tensor) else (None, value)
