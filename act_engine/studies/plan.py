@@ -70,8 +70,8 @@ STUDIES = {
             "evaluate": {"restarts": 1, "images": 500},
         },
         seeds=3,
-        autoattack_images=40,
-        analysis=AnalysisConfig(samples=200, draws=3, epochs=3),
+        autoattack_images=30,
+        analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
     ),
     "cifar10": Study(
         "cifar10_resnet18",
@@ -85,7 +85,7 @@ STUDIES = {
         },
         seeds=3,
         autoattack_images=40,
-        analysis=AnalysisConfig(samples=200, draws=3, epochs=3),
+        analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
     ),
     "cifar10_full": Study(
         "cifar10_resnet18",

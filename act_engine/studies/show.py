@@ -36,7 +36,13 @@ def study_tables(result: dict[str, Any]) -> str:
         cells = [mean_and_deviation([100 * row[column] for row in rows]) for column in columns]
         chosen = f"{search['parameter']} {search['chosen']:g}"
         lines.append(f"| {METHODS[method].label} | {chosen} | {' | '.join(cells)} |")
-    values = result["analysis"]["values"]
+    values, settings = result["analysis"]["values"], result["analysis"]["settings"]
+    noise = " and ".join(f"{100 * share:g} %" for share in settings["noise"])
+    lines += [
+        "",
+        f"The analyses, on {settings['samples']} of the test images; the trainings on random labels ({noise} of them "
+        f"drawn) last {settings['epochs'] or result['epochs']} epochs.",
+    ]
     lines += ["", "| measure | " + " | ".join(METHODS[m].label for m in values) + " |"]
     lines.append("| --- |" + " --- |" * len(values))
     for measure, path in MEASURES.items():
