@@ -66,7 +66,7 @@ STUDIES = {
         "textures",
         {
             "data": {"batch_size": 50},
-            "train": {"epochs": 5, "precision": "bfloat16"},
+            "train": {"epochs": 4, "precision": "bfloat16"},
             "evaluate": {"restarts": 1, "images": 500},
         },
         seeds=3,
@@ -80,7 +80,7 @@ STUDIES = {
             "data": {"train_samples": 3000, "batch_size": 64},
             "model": {"name": "cifar_wrn10_1"},
             "optim": {"schedule": "onecycle"},
-            "train": {"epochs": 5, "precision": "bfloat16"},
+            "train": {"epochs": 4, "precision": "bfloat16"},
             "evaluate": {"steps": 100, "restarts": 1, "eps": 8 / 255, "step_size": None, "images": 500},
         },
         seeds=3,
