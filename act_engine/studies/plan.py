@@ -22,6 +22,8 @@ class Method:
     settings: Settings
     parameter: str
     values: tuple[float, ...]
+    averages: bool = False
+    """Whether the robust model's weights are averaged, with the study's decay."""
 
 
 ALPHAS = (0.3, 0.5, 0.7, 0.9)
@@ -37,9 +39,10 @@ METHODS = {
     "act": Method("ACT", {"objective": {"name": "act"}}, "both alphas", ALPHAS),
     "act_awp_ema": Method(
         "ACT + AWP + EMA",
-        {"objective": {"name": "act", "awp_gamma": 0.005}, "train": {"ema": 0.99}},
+        {"objective": {"name": "act", "awp_gamma": 0.005}},
         "both alphas",
         ALPHAS,
+        averages=True,
     ),
 }
 
@@ -54,6 +57,8 @@ class Study:
     validation_samples: int = 300
     """Training images held back in the search."""
     seeds: int = 5
+    ema: float = 0.99
+    """Decay of averaged weights; its reach, 1 / (1 − ema) steps, has to be short beside the training."""
     autoattack_images: int = 200
     """Test images, spread evenly, for AutoAttack; PGD sees all."""
     analysis: AnalysisConfig = field(default_factory=lambda: AnalysisConfig(samples=300, draws=3))
@@ -70,6 +75,7 @@ STUDIES = {
             "evaluate": {"restarts": 1, "images": 500},
         },
         seeds=3,
+        ema=0.95,
         autoattack_images=30,
         analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
     ),
@@ -84,6 +90,7 @@ STUDIES = {
             "evaluate": {"steps": 100, "restarts": 1, "eps": 8 / 255, "step_size": None, "images": 500},
         },
         seeds=3,
+        ema=0.95,
         autoattack_images=40,
         analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
     ),
@@ -109,9 +116,11 @@ def base_config(study: Study, path: str | None, epochs: int | None = None) -> Co
     )
 
 
-def configure(base: Config, method: Method, value: float, seed: int) -> Config:
-    """The run of `method` with this `value` of its parameter."""
+def configure(base: Config, method: Method, value: float, seed: int, ema: float) -> Config:
+    """The run of `method` with this `value` of its parameter; `ema`: the decay, if it averages weights."""
     config = from_mapping(method.settings, base)
+    if method.averages:
+        config = replace(config, train=replace(config.train, ema=ema))
     if method.parameter == "both alphas":
         changes = {"objective": {"robust_alpha": value, "natural_alpha": value}}
     elif method.parameter.startswith("attack.eps"):

@@ -47,7 +47,7 @@ def run_study(
         RuntimeError: a training stopped.
     """
     base = decoded(base_config(study, path, epochs), output)
-    searched = {m: [configure(base, METHODS[m], value, 0) for value in METHODS[m].values] for m in methods}
+    searched = {m: [configure(base, METHODS[m], value, 0, study.ema) for value in METHODS[m].values] for m in methods}
     searched = {m: [in_search(config, study.validation_samples) for config in row] for m, row in searched.items()}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
@@ -69,7 +69,8 @@ def run_study(
         tasks = [(to_mapping(c), f) for m in methods for c, f in zip(searched[m], folders[m], strict=True)]
         found = iter(each(train_run, "search", tasks))
         search = {m: choose(m, [next(found) for _ in searched[m]]) for m in methods}
-        final = {m: [configure(base, METHODS[m], search[m]["chosen"], seed) for seed in range(seeds)] for m in methods}
+        best = {m: (METHODS[m], search[m]["chosen"]) for m in methods}
+        final = {m: [configure(base, *best[m], seed, study.ema) for seed in range(seeds)] for m in methods}
         folders = {m: [_folder(output, m, config) for config in row] for m, row in final.items()}
         tasks = [(to_mapping(c), f) for m in methods for c, f in zip(final[m], folders[m], strict=True)]
         evaluations = iter(each(train_run, "training", tasks))

@@ -43,7 +43,7 @@ def test_methods_differ_from_the_recipe_in_their_own_settings_alone(name: str, m
     base = base_config(STUDIES[name], None)
     texts = set()
     for value in METHODS[method].values:
-        config = configure(base, METHODS[method], value, seed=3)
+        config = configure(base, METHODS[method], value, seed=3, ema=0.9)
         assert config.train.seed == 3
         assert config.evaluate == base.evaluate  # measured alike whatever the training's radius is
         assert config.evaluate.eps == base.attack.eps
@@ -169,6 +169,6 @@ def test_cifar_is_decoded_once(tmp_path):
 def test_settings_travel_to_the_workers_whole():
     base = base_config(STUDIES["cifar10"], "somewhere")
     for method in METHODS.values():
-        config = configure(base, method, method.values[0], 0)
+        config = configure(base, method, method.values[0], 0, 0.99)
 
         assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
