@@ -27,8 +27,9 @@ def draw(
     size: tuple[float, float],
     rows: int = 1,
     columns: int = 1,
+    about: str | None = None,
 ) -> bytes:
-    """A PNG of `rows` × `columns` panels, `size` inches large, that `paint` fills.
+    """A PNG of `rows` × `columns` panels, `size` inches large, that `paint` fills; `about` is its Description chunk.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -44,7 +45,7 @@ def draw(
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         paint(axes)
         content = io.BytesIO()
-        figure.savefig(content, format="png", metadata={"Software": None})
+        figure.savefig(content, format="png", metadata={"Software": None, "Description": about})
     return content.getvalue()
 
 

@@ -1,10 +1,10 @@
-"""Write the committed studies' tables and plots into the README: ``python studies/readme.py``."""
+"""Write the committed studies' tables into the README, and their plots: ``python studies/readme.py``."""
 
 import json
 from pathlib import Path
 
 from act_engine.studies.plan import STUDIES
-from act_engine.studies.show import study_tables
+from act_engine.studies.show import plot_study, study_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -30,5 +30,7 @@ def fill(text: str, part: str) -> str:
 
 
 if __name__ == "__main__":
+    for file in RESULTS.glob("*.json"):
+        file.with_suffix(".png").write_bytes(plot_study(json.loads(file.read_text("utf-8"))))
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text("utf-8"), section()), "utf-8")

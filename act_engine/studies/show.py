@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ def study_tables(result: dict[str, Any]) -> str:
         search = result["search"][method]
         columns = ("clean_accuracy", "robust_accuracy", "autoattack_accuracy")
         cells = [mean_and_deviation([100 * row[column] for row in rows]) for column in columns]
-        chosen = f"{search['parameter']} {search['chosen']:g}"
+        chosen = f"{search['parameter']} = {search['chosen']:g}"
         lines.append(f"| {METHODS[method].label} | {chosen} | {' | '.join(cells)} |")
     values, settings = result["analysis"]["values"], result["analysis"]["settings"]
     noise = " and ".join(f"{100 * share:g} %" for share in settings["noise"])
@@ -53,7 +55,11 @@ def study_tables(result: dict[str, Any]) -> str:
 
 
 def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:
-    """A PNG: on the test images a point a seed; on the held-out ones a curve a method over its parameter."""
+    """A PNG: on the test images a point a seed; on the held-out ones a curve a method over its parameter.
+
+    Of a curve the ends are labelled with the parameter's values. Natural training has no such curve: it has no robust
+    accuracy to trade.
+    """
 
     def paint(axes: Sequence[Axes]) -> None:
         test, search = axes
@@ -62,10 +68,13 @@ def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:
             rows = result["test"][method]
             test.plot(*_points(rows, "autoattack_accuracy"), linestyle="none", alpha=0.8, **style)
             rows = result["search"][method]["rows"]
+            if method == "natural":
+                continue
             search.plot(*_points(rows, "robust_accuracy"), alpha=0.8, **style)
-            for row in rows:
+            for row in (rows[0], rows[-1]):
                 at = (100 * row["clean_accuracy"], 100 * row["robust_accuracy"])
-                search.annotate(f"{row['value']:g}", at, (4, 3), textcoords="offset points", fontsize=8)
+                text = f"{row['value']:g}"
+                search.annotate(text, at, (5, 4), textcoords="offset points", fontsize=8, color=style["color"])
         test.set_title("test images, a point a seed")
         test.set_ylabel("accuracy under AutoAttack, %")
         search.set_title("held-out images, a curve a method over its parameter")
@@ -75,7 +84,12 @@ def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:
             one.margins(0.12)
         test.figure.legend(*test.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
-    return draw(paint, theme=theme, size=(11, 5.2), columns=2)
+    return draw(paint, theme=theme, size=(11, 5.2), columns=2, about=plotted_digest(result))
+
+
+def plotted_digest(result: dict[str, Any]) -> str:
+    """Of the values that `plot_study` shows: the plot carries it, so that it can be told which result it is of."""
+    return hashlib.sha256(json.dumps([result["test"], result["search"]], sort_keys=True).encode()).hexdigest()
 
 
 def _points(rows: Sequence[dict[str, Any]], robust: str) -> tuple[list[float], list[float]]:
