@@ -60,14 +60,14 @@ class AutoAttack:
         self._digest = hashlib.sha256(to_bytes({key: value.clone() for key, value in weights.items()})).hexdigest()
 
     def __call__(self, view: AttackView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
-        x = unit_range(x)
+        x = unit_range(x).contiguous()  # the library takes views of it, which channels_last would not allow
         belongs = {
             "version": self.version,
             "norm": self.norm,
             "eps": self.eps,
             "seed": place.seed,
             "weights": self._digest,
-            "images": hashlib.sha256(to_bytes({"x": x.cpu().contiguous(), "y": y.cpu()})).hexdigest(),
+            "images": hashlib.sha256(to_bytes({"x": x.cpu(), "y": y.cpu()})).hexdigest(),
         }
         file = None if self.state is None else self.state / f"{self.name}-{place.first}.json"
         found = _read(file, belongs)
