@@ -141,6 +141,17 @@ def test_autoattack_through_us_is_the_library(robust_run, images, shortened, ver
     assert 0 < found.sum() < (model(x).argmax(1) == y).sum()
 
 
+@pytest.mark.usefixtures("shortened", "seeded")
+def test_autoattack_takes_colour_images_as_the_loaders_give_them():
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(8, 5)).eval().requires_grad_(False)
+    x = torch.randint(256, (12, 8, 8, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    y = model(x / 255).argmax(1)
+    attack, everyone = AutoAttack(model, 2 / 255), torch.ones(12, dtype=torch.bool)
+    found = attack(AttackView(model), x, y, everyone, Place(0, 12, 0))
+    assert torch.equal(found, attack(AttackView(model), x.contiguous(), y, everyone, Place(0, 12, 0)))
+
+
 def test_an_interrupted_autoattack_goes_on(robust_folder, shortened, monkeypatch, capsys):
     words = [str(robust_folder), "--attack", "autoattack", "--images", "25", "--batch-size", "10", "--steps", "5"]
     words += ["--check_masking", "false", "--restarts", "1", "--eps", "0.2"]
