@@ -25,7 +25,7 @@ EXAMPLES = 8
 
 @dataclass(frozen=True)
 class Examples:
-    """Some test images of a run: the first ones of those measured, not the prettiest."""
+    """Some test images of a run: spread evenly over those measured, not the prettiest."""
 
     images: Tensor
     """Clean [B, C, H, W], float in [0, 1], on the host; `adversarial` likewise."""
@@ -74,6 +74,7 @@ def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
 
     key = {"weights": digest(folder / f"{name}.safetensors"), "samples": samples, "eps": EPS_FACTORS, "steps": STEPS}
     attack = _pgd(config.attack.eps, EPS_STEPS, config.attack.norm)
+    shown = torch.arange(EXAMPLES) * len(images) // EXAMPLES
     return MeasuredRun(
         name=folder.resolve().name,
         model=name,
@@ -83,7 +84,7 @@ def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
         profile=_read(folder / PROFILE) if (folder / PROFILE).exists() else None,
         environment=_read(folder / ENVIRONMENT),
         sweeps=measured_once(folder / "report" / "sweeps.json", key, sweeps),
-        examples=make_examples(model, images[:EXAMPLES], labels[:EXAMPLES], attack, config.train.seed),
+        examples=make_examples(model, images[shown], labels[shown], attack, config.train.seed),
     )
 
 

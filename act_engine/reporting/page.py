@@ -85,7 +85,7 @@ def write_report(runs: Sequence[MeasuredRun], folder: Path) -> Path:
     for number, run in enumerate(runs):
         attack = run.examples.attack
         caption = (
-            f"{run.name}: the first test images of those measured, under PGD-{attack.steps} ({attack.norm}, eps "
+            f"{run.name}: test images, evenly spread, under PGD-{attack.steps} ({attack.norm}, eps "
             f"{attack.eps:.4g}). Below each its prediction and that one’s probability; the change is scaled up to the "
             "largest one, which stands below it."
         )
