@@ -72,11 +72,11 @@ STUDIES = {
         {
             "data": {"batch_size": 50},
             "train": {"epochs": 4, "precision": "bfloat16"},
-            "evaluate": {"restarts": 1, "images": 500},
+            "evaluate": {"restarts": 1, "images": 400},
         },
         seeds=3,
         ema=0.95,
-        autoattack_images=30,
+        autoattack_images=20,
         analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
     ),
     "cifar10": Study(
