@@ -72,12 +72,12 @@ STUDIES = {
         {
             "data": {"batch_size": 50},
             "train": {"epochs": 4, "precision": "bfloat16"},
-            "evaluate": {"restarts": 1, "images": 400},
+            "evaluate": {"restarts": 1, "images": 300},
         },
         seeds=3,
         ema=0.95,
         autoattack_images=20,
-        analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
+        analysis=AnalysisConfig(samples=60, draws=2, epochs=1),
     ),
     "cifar10": Study(
         "cifar10_resnet18",
