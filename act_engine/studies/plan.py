@@ -76,8 +76,8 @@ STUDIES = {
         },
         seeds=3,
         ema=0.95,
-        autoattack_images=20,
-        analysis=AnalysisConfig(samples=60, draws=2, epochs=1),
+        autoattack_images=40,
+        analysis=AnalysisConfig(samples=100, draws=3, epochs=2),
     ),
     "cifar10": Study(
         "cifar10_resnet18",
