@@ -27,4 +27,5 @@ def contender(name: str, op: str, device: torch.device, kernel: Callable, baseli
     return run
 
 
-every_contender = pytest.mark.parametrize("name", ["eager", "compile", "native", "triton", "copy"])
+RUNNERS = ("eager", "compile", "native", "triton")
+every_contender = pytest.mark.parametrize("name", [*RUNNERS, "copy"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from baselines import pgd_step as baselines
-from contenders import contender, every_contender
+from contenders import RUNNERS, contender, every_contender
 
 from act_kernels import pgd_step, random_start
 
@@ -47,11 +47,9 @@ def test_pgd_step(benchmark, bench, name, shape, norm):
     bench.record(benchmark, f"pgd_step {norm}", size, name, run, sets, moved)
 
 
-@every_contender
+@pytest.mark.parametrize("name", RUNNERS)  # the copy of these bytes is in percent_of_copy
 @pytest.mark.parametrize("shape", _SIZES)
 def test_random_start(benchmark, bench, name, shape):
-    if name == "copy":
-        pytest.skip("the copy of these bytes is in percent_of_copy")
     sets = [(x,) for _, _, x in _sets(bench, shape)]
     run = contender(
         name, "random_start", bench.device, lambda x: random_start(x, _EPS), lambda x: baselines.random_start(x, _EPS)

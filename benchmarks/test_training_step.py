@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import BASELINES, VARIANTS, WORKLOADS, Step, build
+from steps import BASELINES, ON_GPU, VARIANTS, WORKLOADS, Step, build
 
 from act_engine.attack import input_gradient
 
@@ -56,15 +56,9 @@ def attack_efficiency(step: Step, device: torch.device, rounds: int) -> float:
     return statistics.median(b / w for b, w in pairs)
 
 
-def workloads(device: torch.device) -> list[str]:
-    return ["large_pgd3", "large_pgd10"] if device.type == "cuda" else ["small"]
-
-
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", ["large_pgd3", "large_pgd10"] if ON_GPU else ["small"])
 def test_training_step(benchmark, bench, name, tmp_path):
     device, workload = bench.device, WORKLOADS[name]
-    if name not in workloads(device):
-        pytest.skip(f"{name} is for the {'CPU' if device.type == 'cuda' else 'GPU'}")
     steps = {variant: build(variant, workload, tmp_path) for variant in VARIANTS}
     first = {variant: torch.stack(step.run()).cpu() for variant, step in steps.items()}
     expected = first["baseline float32"]
