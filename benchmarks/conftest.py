@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure(config):
+    if config.getoption("--save-results") and config.getoption("--benchmark-disable"):
+        raise pytest.UsageError("--save-results has nothing to save with --benchmark-disable: leave one of them out")
     config.addinivalue_line("markers", "large: takes minutes on a CPU")
 
 

@@ -25,7 +25,13 @@ class Bench:
         return max(2, min(_LARGEST_ROTATION, _WORKING_SET // max(bytes_each, 1)))
 
     def record(self, benchmark, op: str, size: str, contender: str, call: Callable, sets: Sequence[tuple], moved: int):
-        """Time call(*set) over the rotated sets and add the row; `moved`: bytes the op must read and write."""
+        """Time call(*set) over the rotated sets and add the row; `moved`: bytes the op must read and write.
+
+        Under --benchmark-disable the call is made once, and no row is added.
+        """
+        if benchmark.disabled:
+            benchmark.pedantic(call, args=sets[0])
+            return
         if moved not in self.copies:
             self.copies[moved] = statistics.median(self._copy_samples(moved))
         samples = sorted(self._samples(benchmark, call, sets))
