@@ -32,7 +32,8 @@ PANELS = {
 
 def plot_analysis(analysis: dict[str, Any], theme: str = "light") -> bytes:
     """A PNG of the result of `analyze_runs`; where a method has several runs, lines are means with one deviation."""
-    panels = [panel for name in PANELS if name in analysis["settings"]["analyses"] for panel in PANELS[name]]
+    runs = [run for method in analysis["methods"].values() for run in method["values"]]
+    panels = [panel for row in PANELS.values() for panel in row if any(pick(run, panel[2]) is not None for run in runs)]
     rows = -(-len(panels) // 2)
 
     def paint(axes: Sequence[Axes]) -> None:

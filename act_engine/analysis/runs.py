@@ -97,21 +97,27 @@ def format_table(analysis: dict[str, Any]) -> str:
     """A Markdown table: a row a measure, a column a method, mean ± sample standard deviation over its runs."""
     methods = analysis["methods"]
     lines = ["| measure | " + " | ".join(methods) + " |", "| --- |" + " --- |" * len(methods)]
+    return "\n".join(lines + table_rows([method["values"] for method in methods.values()]))
+
+
+def table_rows(columns: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    """The Markdown rows of a table with a column for each group of runs, without measures that no run has."""
+    rows = []
     for measure, path in MEASURES.items():
-        if path[0] not in analysis["settings"]["analyses"]:
-            continue
-        scale = 100 if measure.endswith("%") else 1
-        cells = [significant([pick(one, path) for one in method["values"]], scale) for method in methods.values()]
-        lines.append(f"| {measure} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        values = [[pick(run, path) for run in runs] for runs in columns]
+        if any(value is not None for group in values for value in group):
+            scale = 100 if measure.endswith("%") else 1
+            rows.append(f"| {measure} | " + " | ".join(significant(group, scale) for group in values) + " |")
+    return rows
 
 
 def pick(values: Any, path: Sequence[str | int]) -> Any:
-    """The value at a path of keys and places, or None where an analysis was not asked for."""
+    """The value at a path of keys and places, or None where it was not asked for."""
     for key in path:
-        if isinstance(values, dict) and key not in values:
+        try:
+            values = values[key]
+        except (KeyError, IndexError):
             return None
-        values = values[key]
     return values
 
 

@@ -335,7 +335,8 @@ class AnalysisConfig:
     samples: int = 500
     """Test images, evenly spaced, that are measured, 20 or more."""
     noise: tuple[float, ...] = (0.5,)
-    """complexity: probabilities, above 0 and below 1, with which a training label is replaced by a random one."""
+    """complexity: probabilities, above 0 and below 1, with which a training label is replaced by a random one; none
+    leaves those trainings out."""
     classes: int | None = None
     """complexity: train on the first so many classes, 2 or more; null: all."""
     epochs: int | None = None

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from act_engine.analysis.runs import MEASURES, pick
+from act_engine.analysis.runs import table_rows
 from act_engine.evaluation.table import describe_attack
 from act_engine.plotting import color, draw, marker
-from act_engine.statistics import mean_and_deviation, significant
+from act_engine.statistics import mean_and_deviation
 from act_engine.studies.plan import METHODS
 
 if TYPE_CHECKING:
@@ -39,19 +39,14 @@ def study_tables(result: dict[str, Any]) -> str:
         chosen = f"{search['parameter']} = {search['chosen']:g}"
         lines.append(f"| {METHODS[method].label} | {chosen} | {' | '.join(cells)} |")
     values, settings = result["analysis"]["values"], result["analysis"]["settings"]
-    noise = " and ".join(f"{100 * share:g} %" for share in settings["noise"])
-    lines += [
-        "",
-        f"The analyses, on {settings['samples']} of the test images; the trainings on random labels ({noise} of them "
-        f"drawn) last {settings['epochs'] or result['epochs']} epochs.",
-    ]
-    lines += ["", "| measure | " + " | ".join(METHODS[m].label for m in values) + " |"]
-    lines.append("| --- |" + " --- |" * len(values))
-    for measure, path in MEASURES.items():
-        scale = 100 if measure.endswith("%") else 1
-        cells = [significant([pick(run, path) for run in runs], scale) for runs in values.values()]
-        lines.append(f"| {measure} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    about = f"The analyses, on {settings['samples']} of the test images"
+    if "complexity" in settings["analyses"] and settings["noise"]:
+        noise = " and ".join(f"{100 * share:g} %" for share in settings["noise"])
+        epochs = settings["epochs"] or result["epochs"]
+        about += f"; the trainings on random labels ({noise} of them drawn) last {epochs} epochs"
+    lines += ["", f"{about}.", ""]
+    lines += ["| measure | " + " | ".join(METHODS[m].label for m in values) + " |", "| --- |" + " --- |" * len(values)]
+    return "\n".join(lines + table_rows(list(values.values())))
 
 
 def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:

@@ -48,6 +48,11 @@ def test_runs_side_by_side(tiny_config, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "analysis.json").read_text()) == analysis
     assert door.main([*arguments, "--sigmas", "0,0.1", "--analyses", "flatness"]) == 0  # measured anew, and that alone
     assert sum(path.stat().st_mtime_ns != before for path, before in kept.items()) == 3
+    capsys.readouterr()
+    assert door.main([*arguments, "--noise", "", "--analyses", "complexity"]) == 0
+    shown = capsys.readouterr().out
+    assert "| spectral norm / margin, log10 |" in shown
+    assert "random labels" not in shown
 
 
 @pytest.mark.parametrize(
