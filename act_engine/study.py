@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments: a typo need not wait for torch.
         from act_engine.runfolder import write_json
         from act_engine.studies.run import run_study
-        from act_engine.studies.show import plot_study, study_tables
+        from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 
         study = STUDIES[arguments.study]
         output = Path(arguments.output or f"runs/study-{arguments.study}")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results.mkdir(parents=True, exist_ok=True)
         write_json(results / f"{arguments.study}.json", result)
         (results / f"{arguments.study}.png").write_bytes(plot_study(result))
-    print(study_tables(result))
+    print(accuracy_table(result), analysis_table(result), sep="\n\n")
     return 0
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from act_engine.studies.plan import STUDIES
-from act_engine.studies.show import plot_study, study_tables
+from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "studies" / "results"
@@ -17,8 +17,12 @@ def section(results: Path = RESULTS) -> str:
     for name in STUDIES:
         file = results / f"{name}.json"
         if file.exists():
-            parts.append(study_tables(json.loads(file.read_text("utf-8"))))
+            result = json.loads(file.read_text("utf-8"))
+            parts.append(accuracy_table(result))
             parts.append(f"![{name}: clean against robust accuracy](studies/results/{name}.png)")
+            parts.append(
+                f"<details><summary>{name}: the three analyses</summary>\n\n{analysis_table(result)}\n\n</details>"
+            )
     return "\n\n".join(parts) or "No study has been run in full yet: no result is claimed."
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def study_tables(result: dict[str, Any]) -> str:
-    """Markdown: accuracies on the test images, and the analyses; mean ± sample standard deviation over the seeds."""
+def accuracy_table(result: dict[str, Any]) -> str:
+    """Markdown: accuracies on the test images, mean ± sample standard deviation over the seeds, and how they arose."""
     images, budget = result["images"], len(next(iter(METHODS.values())).values)
     about = (
         f"**{result['study']}**: {result['seeds']} seeds, {result['epochs']} epochs; {images['test']} test images "
@@ -38,13 +38,18 @@ def study_tables(result: dict[str, Any]) -> str:
         cells = [mean_and_deviation([100 * row[column] for row in rows]) for column in columns]
         chosen = f"{search['parameter']} = {search['chosen']:g}"
         lines.append(f"| {METHODS[method].label} | {chosen} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def analysis_table(result: dict[str, Any]) -> str:
+    """Markdown: the analyses, mean ± sample standard deviation over the seeds."""
     values, settings = result["analysis"]["values"], result["analysis"]["settings"]
     about = f"The analyses, on {settings['samples']} of the test images"
     if "complexity" in settings["analyses"] and settings["noise"]:
         noise = " and ".join(f"{100 * share:g} %" for share in settings["noise"])
         epochs = settings["epochs"] or result["epochs"]
         about += f"; the trainings on random labels ({noise} of them drawn) last {epochs} epochs"
-    lines += ["", f"{about}.", ""]
+    lines = [f"{about}.", ""]
     lines += ["| measure | " + " | ".join(METHODS[m].label for m in values) + " |", "| --- |" + " --- |" * len(values)]
     return "\n".join(lines + table_rows(list(values.values())))
 

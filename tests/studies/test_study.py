@@ -14,7 +14,7 @@ from act_engine.config import AnalysisConfig, from_mapping, to_mapping
 from act_engine.data import build_data
 from act_engine.studies.plan import METHODS, STUDIES, Study, base_config, config_text, configure, in_search
 from act_engine.studies.run import choose, decoded, run_study
-from act_engine.studies.show import plot_study, study_tables
+from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 
 TINY = Study(
     "digits",
@@ -102,7 +102,7 @@ def test_a_study_comes_to_its_result(finished):
 
 def test_tables_and_plot_show_the_result(finished):
     _, result, _ = finished
-    text = study_tables(result)
+    text = accuracy_table(result)
     for method in ("natural", "madry"):
         line = next(line for line in text.splitlines() if line.startswith(f"| {METHODS[method].label} |"))
         assert f"{result['search'][method]['chosen']:g}" in line
@@ -111,6 +111,10 @@ def test_tables_and_plot_show_the_result(finished):
             assert f"| {mean:.1f} ± " in line
     assert "500 test images under PGD-2" in text
     assert "AutoAttack standard on 10 of them" in text
+    analyses = analysis_table(result)
+    assert "on 20 of the test images" in analyses
+    assert "| probe fits random labels, % |" in analyses
+    assert "last" not in analyses  # no training on random labels was asked for
     assert plot_study(result).startswith(b"\x89PNG")
 
 
