@@ -8,6 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -51,7 +52,7 @@ def run_study(
     searched = {m: [in_search(config, study.validation_samples) for config in row] for m, row in searched.items()}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_limit_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(threads,)) as pool:
 
         def each(task: Callable[..., Any], what: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
             futures = [pool.submit(task, *row) for row in rows]
@@ -195,10 +196,18 @@ def _folder(output: Path, method: str, config: Config) -> Path:
     return output / f"{method}-{hashlib.sha256(config_text(config).encode()).hexdigest()[:12]}"
 
 
-def _limit_threads(threads: int) -> None:
+def _start_worker(threads: int) -> None:
+    """A worker uses its share of the threads, and ends with the study even if that is killed."""
     import torch
 
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
+
+
+def _end_with_the_study() -> None:
+    study = multiprocessing.parent_process()
+    study.join()
+    os._exit(1)  # a training goes on from its checkpoint; two in one folder would spoil it
 
 
 def _world(folder: Path) -> Any:

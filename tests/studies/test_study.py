@@ -3,9 +3,13 @@
 import dataclasses
 import json
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -168,6 +172,23 @@ def test_cifar_is_decoded_once(tmp_path):
     assert decoded(base_config(STUDIES["digits"], None), tmp_path / "out").data.name == "digits"
     elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, path="elsewhere"))
     assert config_text(elsewhere) == config_text(config)
+
+
+def test_a_killed_study_leaves_no_worker_behind(tmp_path):
+    command = [sys.executable, "-m", "act_engine.study", "digits", "--methods", "natural", "--epochs", "500"]
+    with (tmp_path / "log").open("wb") as log:
+        study = subprocess.Popen([*command, "--output", str(tmp_path / "runs")], stderr=log)
+    try:
+        while not list(tmp_path.glob("runs/*/metrics.jsonl")):  # until a training is under way
+            assert study.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        workers = psutil.Process(study.pid).children()
+    finally:
+        study.kill()
+        study.wait()
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
 
 
 def test_settings_travel_to_the_workers_whole():
