@@ -33,5 +33,10 @@ def significant(values: Sequence[float | None], scale: float = 1.0) -> str:
     if any(value is None for value in values):
         return "–"
     scaled = [scale * value for value in values]
-    deviation = f" ± {statistics.stdev(scaled):.2g}" if len(scaled) > 1 else ""
-    return f"{statistics.mean(scaled):.3g}{deviation}"
+    deviation = f" ± {_rounded(statistics.stdev(scaled), 2)}" if len(scaled) > 1 else ""
+    return f"{_rounded(statistics.mean(scaled), 3)}{deviation}"
+
+
+def _rounded(value: float, digits: int) -> str:
+    """170, where ``.2g`` alone would write 1.7e+02."""
+    return f"{float(f'{value:.{digits}g}'):g}"
