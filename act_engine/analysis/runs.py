@@ -16,7 +16,7 @@ from act_engine.runfolder import digest, measured_once
 from act_engine.statistics import over_seeds, significant
 
 PGD_STEPS = 20
-"""Of the attack, with the run's own norm and eps, that makes the adversarial images."""
+"""Of the attack that makes the adversarial images, in the ball that the run's evaluation has."""
 
 MEASURES = {
     "random labels learnt, %": ("complexity", "noise", 0, "fitted_noise"),
@@ -65,6 +65,7 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
     weights = digest(folder / f"{name}.safetensors")
     images, labels = sample_images(run.data.test, settings.samples)
     config, device = run.config, images.device.type
+    eps, norm = config.evaluate.ball(config.attack)
 
     def complexity() -> dict[str, Any]:
         noise = [_fit_noise(config, device, folder, label_noise, settings) for label_noise in settings.noise]
@@ -74,7 +75,7 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
         return asdict(measure_compression(model, images, draws=settings.draws, seed=settings.seed))
 
     def flatness() -> dict[str, Any]:
-        attack = PGDAttack(config.attack.eps, 2.5 * config.attack.eps / PGD_STEPS, PGD_STEPS, 1, config.attack.norm)
+        attack = PGDAttack(eps, 2.5 * eps / PGD_STEPS, PGD_STEPS, 1, norm)
         adversarial = adversarial_images(model, images, labels, attack, seed=settings.seed)
         how = {"sigmas": settings.sigmas, "draws": settings.draws, "seed": settings.seed}
         kinds = {"clean": images, "adversarial": adversarial}
@@ -86,9 +87,11 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
         "compression": ("draws", "seed"),
         "flatness": ("sigmas", "draws", "seed"),
     }
+    ball = {"flatness": {"eps": eps, "norm": norm}}
     result = {}
     for analysis in settings.analyses:
-        key = {"weights": weights, **{k: getattr(settings, k) for k in ("samples", *used[analysis])}}
+        key = {"weights": weights, **ball.get(analysis, {})}
+        key |= {name: getattr(settings, name) for name in ("samples", *used[analysis])}
         result[analysis] = measured_once(folder / "analysis" / f"{analysis}.json", key, measures[analysis])
     return result
 

@@ -325,6 +325,10 @@ class EvaluateConfig:
         if self.step_size is not None:
             require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
 
+    def ball(self, attack: AttackConfig) -> tuple[float, str]:
+        """Radius (in [0, 1] pixel units) and norm that a run is measured with: its own, or else its training's."""
+        return attack.eps if self.eps is None else self.eps, self.norm or attack.norm
+
 
 @dataclass(frozen=True)
 class AnalysisConfig:

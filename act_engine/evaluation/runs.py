@@ -132,8 +132,7 @@ def evaluate_models(
         whole: `loader` gives all images on every process, of which each takes its share in whole batches: AutoAttack's
             result is then the same for any number of processes.
     """
-    eps = attack.eps if settings.eps is None else settings.eps
-    norm = settings.norm or attack.norm
+    eps, norm = settings.ball(attack)
     step_size = 2.5 * eps / settings.steps if settings.step_size is None else settings.step_size
     pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, norm, settings.loss, settings.targets)
     share = _Share(loader, settings.images, world, whole)

@@ -16,7 +16,7 @@ from act_engine.parallel import World
 from act_engine.runfolder import ENVIRONMENT, EVALUATION, METRICS, PROFILE, digest, measured_once
 
 EPS_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Radii at which robust accuracy is measured, relative to the run's own: a sound attack reaches 0 in the end."""
+"""Radii at which robust accuracy is measured, relative to the evaluation's: a sound attack reaches 0 in the end."""
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 EPS_STEPS = 20
 """Iterations at every radius, and for the adversarial images that are shown."""
@@ -68,12 +68,14 @@ def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
     name = deployed_model(list(run.models))
     model, config = run.models[name], run.config
     images, labels = sample_images(run.data.test, samples)
+    eps, norm = config.evaluate.ball(config.attack)
 
     def sweeps() -> dict[str, Any]:
-        return measure_sweeps(model, images, labels, config.attack.eps, config.attack.norm, config.train.seed)
+        return measure_sweeps(model, images, labels, eps, norm, config.train.seed)
 
-    key = {"weights": digest(folder / f"{name}.safetensors"), "samples": samples, "eps": EPS_FACTORS, "steps": STEPS}
-    attack = _pgd(config.attack.eps, EPS_STEPS, config.attack.norm)
+    weights = digest(folder / f"{name}.safetensors")
+    key = {"weights": weights, "samples": samples, "eps": eps, "norm": norm, "factors": EPS_FACTORS, "steps": STEPS}
+    attack = _pgd(eps, EPS_STEPS, norm)
     shown = torch.arange(EXAMPLES) * len(images) // EXAMPLES
     return MeasuredRun(
         name=folder.resolve().name,

@@ -77,7 +77,7 @@ def write_report(runs: Sequence[MeasuredRun], folder: Path) -> Path:
         figure(
             "robust-against-steps",
             lambda theme: plots.plot_against_steps(runs, theme),
-            "The same attack at the radius of the training, for more and more steps. A curve that still falls on the "
+            "The same attack at the radius of the evaluation, for more and more steps. A curve that still falls on the "
             "right says that more steps are needed.",
         ),
         "<h2>Adversarial examples</h2>",

@@ -53,13 +53,14 @@ def plot_curves(runs: Sequence[MeasuredRun], theme: str) -> bytes:
 
 
 def plot_against_eps(runs: Sequence[MeasuredRun], theme: str) -> bytes:
-    """Robust accuracy against the ball's radius, with 95 % intervals; the training's radius is marked."""
+    """Robust accuracy against the ball's radius, with 95 % intervals; marked: the training's, if in the same norm."""
 
     def paint(axes: Sequence[Axes]) -> None:
         _sweep(axes[0], runs, "eps", theme)
         for place, run in enumerate(runs):
-            axes[0].axvline(run.config.attack.eps, color=color(theme, place), linewidth=1.6, linestyle=":")
-        norms = " or ".join(dict.fromkeys(run.config.attack.norm for run in runs))
+            if run.examples.attack.norm == run.config.attack.norm:
+                axes[0].axvline(run.config.attack.eps, color=color(theme, place), linewidth=1.6, linestyle=":")
+        norms = " or ".join(dict.fromkeys(run.examples.attack.norm for run in runs))
         axes[0].set_xlabel(f"eps ({norms}), pixel range [0, 1]; dotted: in training")
         axes[0].set_xlim(left=0)
 
@@ -67,7 +68,7 @@ def plot_against_eps(runs: Sequence[MeasuredRun], theme: str) -> bytes:
 
 
 def plot_against_steps(runs: Sequence[MeasuredRun], theme: str) -> bytes:
-    """Robust accuracy at the training's radius against the attack's iterations, with 95 % intervals."""
+    """Robust accuracy at the evaluation's radius against the attack's iterations, with 95 % intervals."""
 
     def paint(axes: Sequence[Axes]) -> None:
         _sweep(axes[0], runs, "steps", theme)

@@ -108,7 +108,7 @@ STUDIES = {
 def base_config(study: Study, path: str | None, epochs: int | None = None) -> Config:
     """The settings that all methods share; `path` of the data, where it needs one; `epochs` None: the study's."""
     base = from_mapping(study.changes, from_mapping(read_recipe(study.recipe)))
-    eps = base.attack.eps if base.evaluate.eps is None else base.evaluate.eps  # whatever a method trains with
+    eps, _ = base.evaluate.ball(base.attack)  # whatever a method trains with
     return replace(
         base,
         data=replace(base.data, path=path),

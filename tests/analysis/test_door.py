@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +16,11 @@ SETTINGS = ["--samples", "24", "--draws", "1", "--epochs", "1", "--classes", "5"
 def test_runs_side_by_side(tiny_config, tmp_path, capsys):
     folders = []
     data = {"name": "digits", "batch_size": 128, "train_samples": 384}
+    shared = {**tiny_config, "data": data, "evaluate": {"attack": "none", "eps": 0.2}}
     for name, seed in (("natural", 1), ("natural", 2), ("madry", 1)):
         folder = tmp_path / f"{name}-{seed}"
-        mapping = {**tiny_config, "objective": {"name": name}, "train": {**tiny_config["train"], "seed": seed}}
-        assert Trainer(from_mapping({**mapping, "data": data, "evaluate": {"attack": "none"}}), folder).run() == 0
+        mapping = {**shared, "objective": {"name": name}, "train": {**tiny_config["train"], "seed": seed}}
+        assert Trainer(from_mapping(mapping), folder).run() == 0
         folders.append(str(folder))
     capsys.readouterr()
     arguments = [*folders, "--output", str(tmp_path / "out"), *SETTINGS]
@@ -40,6 +42,10 @@ def test_runs_side_by_side(tiny_config, tmp_path, capsys):
     assert "| measure | natural training | adversarial training |" in shown
     assert f"{sum(entropies) / 2:.3g}" in shown
     assert (tmp_path / "out" / "analysis.png").read_bytes().startswith(b"\x89PNG")
+
+    for folder in folders:  # attacked as they would be tested, whatever they trained with
+        of = json.loads((Path(folder) / "analysis" / "flatness.json").read_text())["of"]
+        assert (of["eps"], of["norm"]) == (0.2, "linf")
 
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/analysis/*.json")}
     assert len(kept) == 9

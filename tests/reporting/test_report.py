@@ -61,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
             "data": {"name": "digits", "batch_size": 100},
             "train": {"epochs": 1, "max_steps": 11, "device": "cpu", "log_every": 2},
-            "evaluate": {"steps": 3, "restarts": 1, "images": 100, "check_masking": False},
+            "evaluate": {"steps": 3, "restarts": 1, "images": 100, "check_masking": False, "eps": 0.2},
         }
         assert Trainer(from_mapping(settings), root / name, profile=profile).run() == 0
         folders.append(root / name)
@@ -84,7 +84,11 @@ def test_the_page_holds_everything_and_fetches_nothing(runs: list[Path], page: P
             for kind in ("clean_accuracy", "robust_accuracy"):
                 low, high = model["intervals"][kind]
                 assert f"{100 * model[kind]:.1f} ({100 * low:.1f} to {100 * high:.1f})" in html
-    assert "PGD-3 (cross-entropy, linf, eps 0.15" in html
+    assert "PGD-3 (cross-entropy, linf, eps 0.2" in html
+    assert "PGD-20 (linf, eps 0.2)" in html  # the examples, like the curves, are of the ball that was tested
+    for run in runs:
+        sweeps = json.loads((run / "report" / "sweeps.json").read_text())["measured"]
+        assert [row["at"] for row in sweeps["eps"]] == [factor * 0.2 for factor in EPS_FACTORS]
     profile = json.loads((runs[0] / "profile.json").read_text())["milliseconds"]
     assert f"{profile['attack']:.1f} ({100 * profile['attack'] / profile['step']:.0f} %)" in html
     environment = json.loads((runs[0] / "environment.json").read_text())
