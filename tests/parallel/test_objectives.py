@@ -1,6 +1,6 @@
-"""Every objective and switch on two processes is the training of one process on the whole batch.
+"""Every objective and switch on two processes, under ddp and ZeRO-3, is the training of one process on the whole batch.
 
-The two compute the natural model's activations twice, which changes nothing.
+Under ddp the two compute the natural model's activations twice, which changes nothing.
 
 Run as a script with an output folder, this file does the training and writes ``world-N.pt``.
 """
@@ -21,6 +21,8 @@ from worlds import TinyNet
 from act_engine import trainer as trainer_module
 from act_engine.config import from_mapping
 from act_engine.data import sources
+from act_engine.parallel import deployed
+from act_engine.parallel.zero import import_deepspeed
 from act_engine.trainer import Trainer
 
 SIZES, BATCH, STEPS = (1, 2), 32, 3
@@ -32,6 +34,9 @@ CASES = {
     "trades awp": {"name": "trades", "awp_gamma": 0.02},
     "lbgat awp": {"name": "lbgat", "awp_gamma": 0.02},
 }
+PARALLEL = {"single": {}, "ddp": {"strategy": "ddp"}, "zero3": {"strategy": "deepspeed", "zero_stage": 3}}
+SHARED = [("ddp", case) for case in CASES] + [("zero3", case) for case in CASES if "awp" not in case]
+"""What two processes train; weights are perturbed by one process or under ddp alone."""
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +49,11 @@ def worlds(tmp_path_factory):
     return {size: torch.load(folder / f"world-{size}.pt") for size in SIZES}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_as_one(worlds, case):
+@pytest.mark.parametrize(("strategy", "case"), SHARED)
+def test_two_processes_train_as_one(worlds, strategy, case):
     """float32: sums in another order differ by 1e-7 of their size, and three steps let that grow a little."""
-    losses, states = worlds[2][case]
-    expected_losses, expected_states = worlds[1][case]
+    losses, states = worlds[2][strategy, case]
+    expected_losses, expected_states = worlds[1]["single", case]
     torch.testing.assert_close(losses, expected_losses, rtol=0, atol=1e-5)
     assert (losses[0] - losses[-1]).abs().min() > 1e-4
     for name, state in expected_states.items():
@@ -57,11 +62,11 @@ def test_two_processes_train_as_one(worlds, case):
 
 
 def test_the_switches_change_what_is_learnt(worlds):
-    weights = [worlds[1][name][1]["robust"]["fc.weight"] for name in ("lbgat awp", "lbgat")]
+    weights = [worlds[1]["single", name][1]["robust"]["fc.weight"] for name in ("lbgat awp", "lbgat")]
     assert (weights[0] - weights[1]).abs().max() > 1e-4
 
 
-def train(folder: Path, objective: dict, size: int) -> tuple:
+def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     config = from_mapping(
         {
             "objective": objective,
@@ -69,22 +74,24 @@ def train(folder: Path, objective: dict, size: int) -> tuple:
             "data": {"name": "digits", "batch_size": BATCH // size},
             "model": {"teacher_weights": str(folder / "teacher.pt")},
             "optim": {"lr": 0.1, "schedule": "constant"},
-            "train": {"epochs": 1, "device": "cpu", "recompute_natural": size > 1},
+            "train": {"epochs": 1, "device": "cpu", "recompute_natural": strategy == "ddp"},
+            "parallel": PARALLEL[strategy],
         }
     )
-    trainer = Trainer(config, folder / f"{size} {' '.join(map(str, objective.values()))}")
+    trainer = Trainer(config, folder / f"{size} {strategy} {' '.join(map(str, objective.values()))}")
     losses = []
     for (images, labels), _ in zip(trainer.data.train.epoch(0), range(STEPS), strict=False):
         mine = trainer.train_step(images, labels)
         losses.append(trainer.world.gather(torch.stack(list(mine.values()))).mean(0))
         trainer.step += 1
-    return torch.stack(losses), {name: learner.module.state_dict() for name, learner in trainer.learners.items()}
+    return torch.stack(losses), {name: deployed(learner.state_dict()[0]) for name, learner in trainer.learners.items()}
 
 
 def work(rank: int, size: int, folder: Path) -> None:
     if size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    results = {case: train(folder, objective, size) for case, objective in CASES.items()}
+    runs = SHARED if size > 1 else [("single", case) for case in CASES]
+    results = {(strategy, case): train(folder, strategy, CASES[case], size) for strategy, case in runs}
     if rank == 0:
         torch.save(results, folder / f"world-{size}.pt")
 
@@ -92,6 +99,7 @@ def work(rank: int, size: int, folder: Path) -> None:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     importlib.import_module("torch._dynamo")  # DistributedDataParallel asks for it: once, before the forks
+    import_deepspeed("cpu")  # likewise
     sources.digits = functools.cache(sources.digits)
     sources.digits()
     torch.manual_seed(0)
