@@ -66,17 +66,17 @@ def plot_study(result: dict[str, Any], theme: str = "light") -> bytes:
         for place, method in enumerate(result["test"]):
             style = {"color": color(theme, place), "marker": marker(place), "label": METHODS[method].label}
             rows = result["test"][method]
-            test.plot(*_points(rows, "autoattack_accuracy"), linestyle="none", alpha=0.8, **style)
+            test.plot(*_points(rows), linestyle="none", alpha=0.8, **style)
             rows = result["search"][method]["rows"]
             if method == "natural":
                 continue
-            search.plot(*_points(rows, "robust_accuracy"), alpha=0.8, **style)
+            search.plot(*_points(rows), alpha=0.8, **style)
             for row in (rows[0], rows[-1]):
                 at = (100 * row["clean_accuracy"], 100 * row["robust_accuracy"])
                 text = f"{row['value']:g}"
                 search.annotate(text, at, (5, 4), textcoords="offset points", fontsize=8, color=style["color"])
         test.set_title("test images, a point a seed")
-        test.set_ylabel("accuracy under AutoAttack, %")
+        test.set_ylabel(f"accuracy under PGD-{result['attack']['steps']}, %")
         search.set_title("held-out images, a curve a method over its parameter")
         search.set_ylabel("accuracy under PGD-20, %")
         for one in axes:
@@ -92,5 +92,5 @@ def plotted_digest(result: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([result["test"], result["search"]], sort_keys=True).encode()).hexdigest()
 
 
-def _points(rows: Sequence[dict[str, Any]], robust: str) -> tuple[list[float], list[float]]:
-    return [100 * row["clean_accuracy"] for row in rows], [100 * row[robust] for row in rows]
+def _points(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [100 * row["clean_accuracy"] for row in rows], [100 * row["robust_accuracy"] for row in rows]
