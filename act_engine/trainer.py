@@ -419,9 +419,9 @@ class Trainer:
             for name in self.learners:
                 models[name] = self._model(name).to(world.device)
                 load_weights(models[name], self.output / f"{name}.safetensors")
-        with tqdm(
-            total=len(models) * self.data.test.num_samples, desc="evaluating", unit="image", disable=not world.is_main
-        ) as bar:
+        count = min(self.config.evaluate.images or self.data.test.num_samples, self.data.test.num_samples)
+        total = len(models) * count
+        with tqdm(total=total, desc="evaluating", unit="image", disable=not world.is_main) as bar:
             evaluation = evaluate_models(
                 models,
                 self.data.test,
