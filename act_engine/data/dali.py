@@ -130,7 +130,7 @@ class DaliLoader(OrderedLoader):
 
     def _inputs(self, epoch: int, order: np.ndarray, first_step: int) -> Iterator[list[Any]]:
         """Yield what the pipeline is fed for each step, while the next steps' files are being read."""
-        reading: deque[tuple[int, Iterator[np.ndarray]]] = deque()
+        reading: deque[tuple[int, Iterator[bytes]]] = deque()
         steps = iter(range(first_step, len(self)))
         while True:
             while len(reading) <= READ_AHEAD and (step := next(steps, None)) is not None:
@@ -140,7 +140,7 @@ class DaliLoader(OrderedLoader):
             step, encoded = reading.popleft()
             sizes = self.files.sizes[order[self.span(step)]]
             geometry = self._centre(sizes) if self.augment == "none" else self._draw(epoch, step, order)
-            yield [list(encoded), *geometry]
+            yield [[np.frombuffer(image, np.uint8) for image in encoded], *geometry]
 
     def _centre(self, sizes: np.ndarray) -> list[np.ndarray]:
         """The whole image, the size to resize it to, no flip, and where the central crop begins."""
