@@ -14,7 +14,7 @@ from act_engine.config import from_mapping
 from act_engine.evaluation import PGDAttack, evaluate
 from act_engine.evaluation.attacks import Place
 from act_engine.evaluation.autoattack import AutoAttack
-from act_engine.trainer import Trainer
+from act_engine.training.trainer import Trainer
 from act_kernels import attack_grad
 
 pyautoattack = pytest.importorskip("pyautoattack", reason="needs the extra act-engine[evaluation]")
