@@ -1,6 +1,7 @@
 """Means and deviations over seeds."""
 
-from act_engine.reporting.numbers import mean_and_deviation, over_seeds, significant
+from act_engine.reporting.numbers import mean_and_deviation, significant
+from act_engine.runs.methods import over_seeds
 
 
 def test_spread_of_nested_results():
