@@ -11,7 +11,7 @@ import torch
 from act_engine import evaluate as door
 from act_engine.attack import AttackView, pgd
 from act_engine.config import from_mapping
-from act_engine.evaluation import PGDAttack, evaluate
+from act_engine.evaluation import PGDAttack
 from act_engine.evaluation.attacks import Place
 from act_engine.evaluation.autoattack import AutoAttack
 from act_engine.trainer import Trainer
