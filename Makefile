@@ -16,7 +16,7 @@ train: $(VENV)/base.stamp
 # The ImageNet path end to end with no download: real photographs as a JPEG tree, through DALI, trained and evaluated.
 SMOKE ?= runs/imagenet-smoke-$(shell date +%Y%m%d-%H%M%S)
 train-imagenet-smoke: $(VENV)/all.stamp
-	$(BIN)/python -m act_engine.data.samples $(SMOKE)/pictures --classes 4 --train 32 --test 8
+	$(BIN)/python -m act_engine.data.sample_tree $(SMOKE)/pictures --classes 4 --train 32 --test 8
 	$(BIN)/torchrun -m act_engine.train --recipe imagenet_resnet50 --output $(SMOKE)/run --data.path $(SMOKE)/pictures \
 	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
@@ -26,17 +26,17 @@ train-imagenet-smoke: $(VENV)/all.stamp
 JOBS ?= 2
 CIFAR10 ?=
 STUDY ?= cifar10
-RUN_STUDY = $(BIN)/python -m act_engine.study --results studies/results --jobs $(JOBS)
+RUN_STUDY = $(BIN)/python -m act_engine.study --results docs/results --jobs $(JOBS)
 study: study-digits study-textures study-cifar10
 
 study-digits study-textures: study-%: $(VENV)/all.stamp
 	$(RUN_STUDY) $*
-	$(BIN)/python studies/readme.py
+	$(BIN)/python docs/tables.py
 
 study-cifar10: $(VENV)/all.stamp
 	@test -n "$(CIFAR10)" || { echo "error: say where CIFAR-10 lies: make study-cifar10 CIFAR10=/data/cifar10" >&2; exit 2; }
 	$(RUN_STUDY) $(STUDY) --path $(CIFAR10)
-	$(BIN)/python studies/readme.py
+	$(BIN)/python docs/tables.py
 
 # Two processes of one thread each, rather than one whose threads wait for each other on a busy machine.
 test: lint

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from act_engine.cli import read_options, user_errors
 from act_engine.config import EvaluateConfig
+from act_engine.config.command_line import read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
 
@@ -39,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.get("run") is None:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         # After the arguments: a typo need not wait for torch.
-        from act_engine.environment import pick_device
-        from act_engine.evaluation import check_evaluation, evaluate_models, format_table, load_run
-        from act_engine.evaluation.runs import load_source
+        from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
-        from act_engine.runfolder import EVALUATION, read_config, write_json
+        from act_engine.runs.environment import pick_device
+        from act_engine.runs.folder import EVALUATION, read_config, write_json
+        from act_engine.runs.load import load_run, load_source
 
         folder = Path(options["run"])
         world = connect(pick_device(options.get("device", "auto")))

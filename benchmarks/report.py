@@ -113,18 +113,12 @@ def plot(results: Table, path: Path) -> None:
 
 def readme_tables() -> dict[str, str]:
     """The README's generated parts by name."""
-    from act_engine.report import trade_off_table
-
     devices = [newest_results(folder) for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
-    tables = {
+    return {
         "kernels": "\n\n".join(kernel_table(results) for results in devices),
         "step": "\n\n".join(step_table(results) for results in devices),
         "loading": "\n\n".join(loading_table(results) for results in devices),
     }
-    trade_off = RESULTS / "trade-off-digits.json"
-    if trade_off.exists():
-        tables["trade-off"] = trade_off_table(json.loads(trade_off.read_text("utf-8")))
-    return tables
 
 
 def fill(text: str, tables: dict[str, str]) -> str:

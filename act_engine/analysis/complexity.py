@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from act_engine.attack import AttackView, unit_range
 from act_engine.config import Config, to_mapping
 from act_engine.data import build_data
-from act_engine.methods import deployed_model
 from act_engine.models import build_model, load_weights
-from act_engine.trainer import Trainer
+from act_engine.runs.methods import deployed_model
+from act_engine.training.trainer import Trainer
 
 SPECTRAL_STEPS = 100
 LAYERS = (nn.Conv2d, nn.Linear)

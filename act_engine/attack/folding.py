@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, fx, nn
 
-from act_engine.side_by_side import SideBySideConv2d
+from act_engine.models.side_by_side import SideBySideConv2d
 
 PRODUCERS = (nn.Conv1d, nn.Conv2d, SideBySideConv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from act_engine.attack.folding import PRODUCERS, fold_into, foldable_pairs
 from act_engine.attack.frozen import frozen_eval
 from act_engine.attack.pixels import unit_range
-from act_engine.side_by_side import lay_side_by_side
+from act_engine.models.side_by_side import lay_side_by_side
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from act_engine.attack import AttackView, unit_range
 from act_engine.evaluation.attacks import Place
-from act_engine.runfolder import write_json
+from act_engine.runs.folder import write_json
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 TARGETS = 9  # of the targeted attacks, as published, where there are so many wrong classes

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from act_engine.attack import AttackView
 from act_engine.config import Config
-from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, load_run, sample_images
-from act_engine.methods import deployed_model
+from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, sample_images
 from act_engine.parallel import World
-from act_engine.runfolder import ENVIRONMENT, EVALUATION, METRICS, PROFILE, digest, measured_once
+from act_engine.runs.folder import ENVIRONMENT, EVALUATION, METRICS, PROFILE, digest, measured_once
+from act_engine.runs.load import load_run
+from act_engine.runs.methods import deployed_model
 
 EPS_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Radii at which robust accuracy is measured, relative to the evaluation's: a sound attack reaches 0 in the end."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from act_engine.evaluation import wilson
-from act_engine.plotting import THEMES, color, draw, marker, percent_axis
 from act_engine.reporting.measure import MeasuredRun
+from act_engine.reporting.plotting import THEMES, color, draw, marker, percent_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -82,7 +82,7 @@ def test_bad_images_are_reported(tree: Path, caplog: pytest.LogCaptureFixture):
 
 
 def test_a_bad_image_in_a_shard_is_named(tree: Path, tmp_path: Path):
-    from act_engine.data.samples import tree_to_shards
+    from act_engine.data.sample_tree import tree_to_shards
 
     picture = tree / "train" / "class_0" / "0003.jpg"
     picture.write_bytes(truncated(picture))

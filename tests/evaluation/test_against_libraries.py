@@ -11,15 +11,15 @@ import torch
 from act_engine import evaluate as door
 from act_engine.attack import AttackView, pgd
 from act_engine.config import from_mapping
-from act_engine.evaluation import PGDAttack, evaluate
+from act_engine.evaluation import PGDAttack
 from act_engine.evaluation.attacks import Place
 from act_engine.evaluation.autoattack import AutoAttack
-from act_engine.trainer import Trainer
+from act_engine.training.trainer import Trainer
 from act_kernels import attack_grad
 
 pyautoattack = pytest.importorskip("pyautoattack", reason="needs the extra act-engine[evaluation]")
 
-EPS, STEPS, RESTARTS = 0.2, 100, 10
+EPS, STEPS, RESTARTS = 0.2, 40, 3
 STEP_SIZE = 2.5 * EPS / STEPS
 
 
@@ -27,40 +27,79 @@ def ce_grad(labels):
     return lambda logits: attack_grad(logits, logits, labels, kl_weight=0.0, ce_weight=1.0)
 
 
-@pytest.fixture(scope="module")
-def our_accuracy(robust_run, images):
-    attack = PGDAttack(EPS, STEP_SIZE, STEPS, RESTARTS)
-    return evaluate(robust_run.models["robust"], [images], attack=attack).robust_accuracy
+class Watched(torch.nn.Module):
+    """A model that notes which images of a batch it has got wrong in any of its passes."""
+
+    def __init__(self, model, labels):
+        super().__init__()
+        self.model, self.labels = model, labels
+        self.right = torch.ones_like(labels, dtype=torch.bool)
+
+    def forward(self, images):
+        logits = self.model(images)
+        self.right &= logits.argmax(1) == self.labels
+        return logits
 
 
-def test_pgd_agrees_with_torchattacks(robust_run, images, our_accuracy):
-    """Ours counts every iterate, theirs the last: at most one image in 100 apart where PGD converges."""
+class StartsOf:
+    """In an evaluation's `Place`: each restart begins where a library's does."""
+
+    def __init__(self, starts):
+        self.starts = starts
+
+    def start(self, x, eps, norm, stream):
+        return self.starts[stream]
+
+
+def torchattacks_from(watched, x, y, seed):
+    """Where torchattacks' PGD starts with this seed, and its last iterate."""
     import torchattacks
 
-    model, (x, y) = robust_run.models["robust"], images
-    torch.manual_seed(0)
-    survives = model(x).argmax(1) == y
-    for _ in range(RESTARTS):
-        index = survives.nonzero().squeeze(1)
-        x_adv = torchattacks.PGD(model, eps=EPS, alpha=STEP_SIZE, steps=STEPS)(x[index], y[index])
-        survives[index] = model(x_adv).argmax(1) == y[index]
-    assert 0.1 < our_accuracy < 0.9
-    assert abs(survives.float().mean().item() - our_accuracy) <= 0.01 + 1e-6
+    torch.manual_seed(seed)
+    start = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
+    torch.manual_seed(seed)
+    return start, torchattacks.PGD(watched, eps=EPS, alpha=STEP_SIZE, steps=STEPS)(x, y)
 
 
-def test_pgd_agrees_with_foolbox(robust_run, images, our_accuracy):
+def foolbox_from(watched, x, y, seed):
+    """The same of foolbox."""
     import foolbox
 
-    model, (x, y) = robust_run.models["robust"], images
-    torch.manual_seed(0)
-    theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=STEPS, random_start=True)
-    survives = model(x).argmax(1) == y
-    for _ in range(RESTARTS):
-        index = survives.nonzero().squeeze(1)
-        _, _, fooled = attack(theirs, x[index], y[index], epsilons=EPS)
-        survives[index] = ~fooled
-    assert abs(survives.float().mean().item() - our_accuracy) <= 0.01 + 1e-6
+    starts = []
+
+    class PGD(foolbox.attacks.LinfPGD):
+        def get_random_start(self, x0, epsilon):
+            starts.append(super().get_random_start(x0, epsilon))
+            return starts[-1]
+
+    torch.manual_seed(seed)
+    model = foolbox.PyTorchModel(watched, bounds=(0, 1), device="cpu")
+    attack = PGD(abs_stepsize=STEP_SIZE, steps=STEPS, random_start=True)
+    last = attack.run(model, x, foolbox.criteria.Misclassification(y), epsilon=EPS)
+    return starts[0].raw.clamp(0, 1), last
+
+
+@pytest.mark.parametrize("library", [torchattacks_from, foolbox_from])
+def test_pgd_finds_what_a_library_finds_from_the_same_starts(robust_run, images, library):
+    """float64, every iterate counted on both sides: the same images withstand after each restart, and the last iterates
+    are the same to the rounding of the projection (three roundings of numbers below 1 a step, without accumulation)."""
+    model = copy.deepcopy(robust_run.models["robust"]).double()
+    x, y = images[0].double(), images[1]
+    attack, view = PGDAttack(EPS, STEP_SIZE, STEPS, RESTARTS), AttackView(model)
+    with torch.no_grad():
+        clean = model(x).argmax(1) == y
+    watched = Watched(model, y).eval()
+    watched.right = clean.clone()
+    starts, expected = [], []
+    for restart in range(RESTARTS):
+        start, last = library(watched, x, y, seed=restart)
+        watched(last)
+        starts.append(start)
+        expected.append(watched.right.clone())
+        torch.testing.assert_close(attack.perturb(view, x, y, start.clone()), last, rtol=0, atol=1e-12)
+    found = attack(view, x, y, clean, StartsOf(starts))
+    assert torch.equal(found, torch.stack(expected))
+    assert 0 < found[-1].sum() < clean.sum()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from worlds import import_all
 
-from act_engine import checkpoint, train
-from act_engine.trainer import Trainer
+from act_engine import train
+from act_engine.training import checkpoint
+from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
 SETTINGS = {

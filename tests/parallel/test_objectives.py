@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 from worlds import TinyNet
 
-from act_engine import trainer as trainer_module
 from act_engine.config import from_mapping
 from act_engine.data import sources
-from act_engine.parallel import deployed
-from act_engine.parallel.zero import import_deepspeed
-from act_engine.trainer import Trainer
+from act_engine.learners import deployed
+from act_engine.learners.zero import import_deepspeed
+from act_engine.training import trainer as trainer_module
+from act_engine.training.trainer import Trainer
 
 SIZES, BATCH, STEPS = (1, 2), 32, 3
 CASES = {

@@ -12,7 +12,7 @@ pytest.importorskip("deepspeed")
 
 from worlds import CASES, LAYERS, MEMORY, RESUMED, SAVED_AT, SMALL, WIDTH, WORLDS
 
-from act_engine.parallel import training_memory
+from act_engine.planning.memory import training_memory
 
 ITERATIONS, PARAMETERS = 3, 6  # of the attack; of the model
 

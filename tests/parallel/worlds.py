@@ -21,15 +21,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from act_engine import trainer as trainer_module
 from act_engine.attack import Attack
 from act_engine.config import AttackConfig, EvaluateConfig, from_mapping
 from act_engine.data import build_data, sources
 from act_engine.evaluation import evaluate_models
-from act_engine.logging import NoLog
-from act_engine.parallel import build_learner, connect
-from act_engine.parallel.zero import import_deepspeed
-from act_engine.trainer import Trainer
+from act_engine.learners import build_learner
+from act_engine.learners.zero import import_deepspeed
+from act_engine.parallel import connect
+from act_engine.training import trainer as trainer_module
+from act_engine.training.runlog import NoLog
+from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
 STEPS = 5
