@@ -95,7 +95,12 @@ def build_data(
         eval_resize = eval_resize or round(image_size / 0.875)
         _check_sizes(image_size, eval_resize, train_sizes, train_size_epochs)
         shape, loader = (3, image_size, image_size), _streaming
-        view = {"image_size": image_size, "eval_resize": eval_resize, "workers": workers}
+        view = {
+            "image_size": image_size,
+            "eval_resize": eval_resize,
+            "workers": workers,
+            "bad_images": bad_images,
+        }
         growing = {"train_sizes": train_sizes, "train_size_epochs": train_size_epochs}
     else:
         height, width, channels = splits.test.images.shape[1:]

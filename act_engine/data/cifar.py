@@ -21,6 +21,10 @@ MOST_BYTES = 2**28  # of one file of the archive; the largest official one has 1
 LAST_BYTE = 2**30  # of the archive, unpacked; the official ones have 180 million
 
 
+# of pickles that hold plain values and one array; see pickletools
+OPCODES = b"\x80.(012)]}" + b"FGIJKLMNRSTUVX" + b"abcdeghjlpqrstu" + b"\x85\x86\x87\x88\x89\x8a\x8b"
+
+
 class _Official(NamedTuple):
     folder: str
     archive: str
@@ -75,8 +79,8 @@ def cifar(name: str, path: str | None, download: bool, workers: int, bad_images:
     if (root / "train").is_dir():
         return _tree(name, root, workers=workers, bad_images=bad_images)
     raise FileNotFoundError(
-        f"data.path: {path} holds neither {official.folder}/ nor {official.archive} nor train/; give {name}'s place, or "
-        "fetch it with --data.download"
+        f"data.path: {path} holds neither {official.folder}/ nor {official.archive} nor train/; give {name}'s place, "
+        "or fetch it with --data.download"
     )
 
 
@@ -84,7 +88,7 @@ def _find(root: Path, official: _Official) -> Path | None:
     places = [root] if root.name == official.folder or root.is_file() else []
     places += [root / official.folder, root / official.archive]
     return next(
-        (place for place in places if place.is_file() or (place.is_dir() and place.name == official.folder)), None
+        (place for place in places if place.exists() and place.is_dir() == (place.name == official.folder)), None
     )
 
 
@@ -97,7 +101,7 @@ def _from_folder(folder: Path, official: _Official) -> dict[str, bytes]:
     for name in _wanted(official):
         file = folder / name
         if file.is_file():
-            with parsing(file, "a readable file"), open(file, "rb") as opened:
+            with parsing(file, "cannot be read"), open(file, "rb") as opened:
                 contents[name] = _bounded(opened, file.stat().st_size, str(file))
     return contents
 
@@ -105,7 +109,7 @@ def _from_folder(folder: Path, official: _Official) -> dict[str, bytes]:
 def _from_archive(archive: Path, official: _Official) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     wanted = _wanted(official)
-    with parsing(archive, "a whole tar archive", "; fetch it again"), open(archive, "rb") as file:
+    with parsing(archive, "is not a whole tar archive", "; fetch it again"), open(archive, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         with gzip.GzipFile(fileobj=file) if packed else file as unpacked:
@@ -146,7 +150,7 @@ def _batch(content: bytes, name: str, official: _Official) -> tuple[np.ndarray, 
         raise BadFile(
             f"data.path: {name} of the archive is no batch of images ('data', {official.labels!r}); fetch it again"
         )
-    with parsing(f"{name} of the archive", "a batch of images", "; fetch it again"):
+    with parsing(f"{name} of the archive", "is no batch of images", "; fetch it again"):
         images, labels = batch["data"].array(), batch[official.labels]
         fit = images.ndim == 2 and images.shape[1] == 3072 and isinstance(labels, list) and len(labels) == len(images)
         allowed = range(official.num_classes)
@@ -179,11 +183,8 @@ class _Inert:
             raise ValueError("its pixels are no array")
         _, shape, dtype, fortran, content = self.state
         content = content.encode("latin1") if isinstance(content, str) else content
-        if (
-            not isinstance(dtype, _Inert)
-            or dtype.arguments[:1] not in (("u1",), ("|u1",))
-            or type(content) is not bytes
-        ):
+        described = isinstance(dtype, _Inert) and dtype.arguments[:1] in (("u1",), ("|u1",))
+        if not described or type(content) is not bytes:
             raise ValueError("its pixels are no uint8 array")
         return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran is True else "C")
 
@@ -196,22 +197,20 @@ class _InertUnpickler(pickle._Unpickler):
     the official files (protocol 2) are unknown to it.
     """
 
-    OPCODES = (
-        b"\x80.(012)]}" + b"FGIJKLMNRSTUVX" + b"abcdeghjlpqrstu" + b"\x85\x86\x87\x88\x89\x8a\x8b"
-    )  # see pickletools
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code in OPCODES}  # noqa: RUF012
+    dispatch = {code: pickle._Unpickler.dispatch[code] for code in OPCODES}  # noqa: RUF012
 
     def find_class(self, module: str, name: str) -> Any:
         numpy = module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
         if numpy and name in ("_reconstruct", "ndarray", "dtype"):
             return _Inert
         raise BadFile(
-            f"data.path: the archive holds a {one_line(f'{module}.{name}', 60)}; the official one holds plain arrays only"
+            f"data.path: the archive holds a {one_line(f'{module}.{name}', 60)}; the official one holds plain arrays "
+            "only"
         )
 
 
 def _unpickle(content: bytes, name: str) -> Any:
-    with parsing(f"{name} of the archive", "a whole pickle: it is damaged", "; fetch it again"):
+    with parsing(f"{name} of the archive", "is damaged", "; fetch it again"):
         return _InertUnpickler(io.BytesIO(content), encoding="latin1").load()  # the official pickles are Python 2's
 
 

@@ -13,8 +13,8 @@ class BadFile(ValueError):
 
 
 @contextmanager
-def parsing(name: str | Path, what: str, advice: str = "", setting: str = "data.path") -> Iterator[None]:
-    """Turn whatever a parser raises on strange bytes into the line `setting: NAME is not WHAT (why)ADVICE`.
+def parsing(name: str | Path, problem: str, advice: str = "", setting: str = "data.path") -> Iterator[None]:
+    """Turn whatever a parser raises on strange bytes into the line `setting: NAME PROBLEM (why)ADVICE`.
 
     A parser may raise anything on bytes that were never meant for it; `BadFile` is a line already and passes.
     """
@@ -25,12 +25,14 @@ def parsing(name: str | Path, what: str, advice: str = "", setting: str = "data.
     except PermissionError:
         raise BadFile(f"{setting}: no permission to read {name}; change its mode or owner") from None
     except Exception as error:
-        raise BadFile(f"{setting}: {name} is not {what} ({one_line(error)}){advice}") from None
+        raise BadFile(f"{setting}: {name} {problem} ({one_line(error)}){advice}") from None
 
 
 def one_line(error: object, limit: int = 120) -> str:
     """What an error says, on one line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, Exception) and not (text and isinstance(error, ValueError | OSError | RuntimeError)):
+        text = f"{type(error).__name__} {text}".strip()
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -44,9 +44,7 @@ def image_size(head: bytes, tail: bytes, length: int, whole: Callable[[], bytes]
     if min(size) < 1:
         raise BadImage(f"its header says {size[0]}x{size[1]} pixels")
     if size[0] * size[1] > min(MOST_PIXELS, per_byte * length):
-        raise BadImage(
-            f"its header says {size[0]}x{size[1]} pixels, too many for {length:,} bytes or to be read at all"
-        )
+        raise BadImage(f"its header says {size[0]}x{size[1]} pixels: too many to read, or for its {length:,} bytes")
     return size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,94 +36,83 @@ def image_folder(
 ) -> Splits:
     """List the images of `path`/train and of its held-out splits: val, valid, validation, dev or test.
 
-    A split is a folder of class folders, whose images may lie in subfolders, as torchvision reads it; or a list SPLIT.csv
-    or SPLIT.txt of image and class, for a flat folder SPLIT or with paths from `path`. With `holdout` there is no
-    held-out split: `path` or `path`/train holds the class folders.
+    A split is a folder of class folders, whose images may lie in subfolders, as torchvision reads it; or a list
+    SPLIT.csv or SPLIT.txt of image and class, for a flat folder SPLIT or with paths from `path`. With `holdout` there
+    is no held-out split: `path` or `path`/train holds the class folders.
 
     Raises:
         ValueError, FileNotFoundError: nothing usable is there, or what is meant is not clear; one line.
     """
     root = require_folder(path, "image_folder")
+    outer = root
     if (root / KAGGLE).is_dir() and not (root / TRAIN).is_dir():
-        outer, root = root, root / KAGGLE
-    else:
-        outer = root.parents[2] if root.parts[-3:] == KAGGLE.parts else root
-    folders = find_splits([entry.name for entry in scan(root) if entry.is_dir()], root)
-    lists = {split: file for split in (TRAIN, *HELD_OUT) if (file := _list_of(split, folders, root, outer)) is not None}
-    if TRAIN not in (folders | lists):
-        if holdout is None or folders or lists:
-            _refuse_without_train(root, holdout)
-        train = list_class_folders(root, workers)
-        return as_splits({TRAIN: train}, bad_images=bad_images, num_classes=num_classes)
-    listings: dict[str, Listing] = {}
-    train = listings[TRAIN] = _list_split(TRAIN, folders, lists, root, None, workers)
-    labelled = {
-        split for split in HELD_OUT if split in lists or (split in folders and _has_folders(root / folders[split]))
-    }
-    unlabelled = [split for split in HELD_OUT if split in folders and split not in labelled]
+        root = root / KAGGLE
+    elif root.parts[-3:] == KAGGLE.parts:
+        outer = root.parents[2]
+    folders = {name: root / entry for name, entry in _split_folders(root).items()}
+    lists = _find_lists(folders, dict.fromkeys((root, outer)))
+    if TRAIN not in {*folders, *lists}:
+        if holdout is None or folders or lists or not _class_folders(root):
+            raise FileNotFoundError(
+                f"data.path: {path} has no folder train/; it must hold train/ and val/, or the class folders "
+                "themselves with --data.holdout 0.1, to hold out a tenth of the images"
+            )
+        folders = {TRAIN: root}
+    labelled = [name for name in HELD_OUT if name in lists or (name in folders and _class_folders(folders[name]))]
+    unlabelled = [name for name in HELD_OUT if name in folders and name not in labelled]
     if unlabelled and not labelled:
-        split = unlabelled[0]
+        name = unlabelled[0]
         raise ValueError(
-            f"data.path: {root / folders[split]} holds no class folders; put its images into {split}/CLASS/, or a list of "
-            f"image and class beside it, {split}.csv"
+            f"data.path: {folders[name]} holds no class folders; put its images into {name}/CLASS/, or a list of image "
+            f"and class beside it, {name}.csv"
         )
     tested, selecting, notes = choose(labelled, root)
-    notes += [f"{split}: not used, for its images have no labels" for split in unlabelled]
+    notes += [f"{name}: not used, for its images have no labels" for name in unlabelled]
     if tested is None and holdout is None:
         raise FileNotFoundError(
-            f"data.path: {path} has no folder val/; it must hold train/ and val/, or give --data.holdout 0.1 to hold out "
-            "a tenth of the images"
+            f"data.path: {path} has no folder val/; it must hold train/ and val/, or give --data.holdout 0.1 to hold "
+            "out a tenth of the images"
         )
-    for split, name in (("test", tested), ("selection", selecting)):
+    names = {"train": TRAIN, "test": tested, "selection": selecting}
+    listings: dict[str, Listing] = {}
+    for split, name in names.items():
         if name is not None:
-            listings[split] = _list_split(name, folders, lists, root, train.classes, workers)
-    names = {"test": tested, "selection": selecting}
+            classes = listings["train"].classes if listings else None
+            listings[split] = _list_split(name, folders.get(name), lists.get(name), root, classes, workers)
     return as_splits(listings, bad_images=bad_images, num_classes=num_classes, notes=notes, names=names)
 
 
-def _list_of(split: str, folders: dict[str, str], root: Path, outer: Path) -> Path | None:
-    """The list of a split whose folder, if it has one, holds no class folders like those of training."""
-    inside = [root / folders[split]] if split in folders else []
-    if inside and split == TRAIN and _has_folders(inside[0]):
-        return None
-    if inside and TRAIN in folders and _has_folders(inside[0]):
-        ours, theirs = (
-            {entry.name for entry in scan(place) if entry.is_dir()} for place in (inside[0], root / folders[TRAIN])
-        )
-        if ours & theirs:
-            return None
-    return find_list(split, [*inside, root, *([outer] if outer != root else [])])
+def _split_folders(root: Path) -> dict[str, str]:
+    return find_splits([entry.name for entry in scan(root) if entry.is_dir()], root)
 
 
-def _has_folders(folder: Path) -> bool:
-    return any(entry.is_dir() and not is_service(entry.name) for entry in scan(folder))
+def _class_folders(folder: Path) -> set[str]:
+    return {entry.name for entry in scan(folder) if entry.is_dir() and not is_service(entry.name)}
 
 
-def _refuse_without_train(root: Path, holdout: float | None) -> None:
-    if _has_folders(root) and holdout is None:
-        raise FileNotFoundError(
-            f"data.path: {root} has no folder train/; it must hold train/ and val/, or, where it holds the class folders "
-            "themselves, give --data.holdout 0.1 to hold out a tenth of the images"
-        )
-    raise FileNotFoundError(f"data.path: {root} has no folder train/; it must hold train/ and val/")
+def _find_lists(folders: dict[str, Path], places: Iterable[Path]) -> dict[str, Path]:
+    """The lists of the splits whose folders, if they have one, hold no class folders of training's."""
+    trained = _class_folders(folders[TRAIN]) if TRAIN in folders else set()
+    found = {}
+    for name in (TRAIN, *HELD_OUT):
+        inside = [folders[name]] if name in folders else []
+        if not (inside and trained & _class_folders(inside[0])):
+            file = find_list(name, [*inside, *places])
+            if file is not None:
+                found[name] = file
+    return found
 
 
 def _list_split(
-    split: str,
-    folders: dict[str, str],
-    lists: dict[str, Path],
-    root: Path,
-    classes: tuple[str, ...] | None,
-    workers: int,
+    name: str, folder: Path | None, file: Path | None, root: Path, classes: tuple[str, ...] | None, workers: int
 ) -> Listing:
-    folder = root / folders[split] if split in folders else None
-    if split in lists:
-        return list_labelled(lists[split], split, folder, root, classes)
+    if file is not None:
+        return list_labelled(file, folder, root, classes)
     return relabelled(list_class_folders(folder, workers), classes, folder)
 
 
 def list_class_folders(folder: Path, threads: int = 2) -> Listing:
-    """List the images under `folder`/CLASS/, at any depth, labelled by the classes' sorted order, in torchvision's order.
+    """List the images under `folder`/CLASS/, at any depth, in torchvision's order and with its labels.
 
     Raises:
         ValueError: there are no class folders, one holds no image, or two differ by case alone.
@@ -173,7 +163,7 @@ def _walk(
     label: int,
     parts: list[Found],
     unused: dict[str, list[str]],
-    above: frozenset = frozenset(),
+    above: frozenset[tuple[int, int]] = frozenset(),
 ) -> None:
     """Collect the images under `folder`, links followed, by folder, and the names of what is no image, by kind."""
     status = os.stat(root / folder)

@@ -42,7 +42,10 @@ def read_list(file: Path) -> list[tuple[str | None, str]]:
     Raises:
         ValueError: it is no such list; one line.
     """
-    with parsing(file, "a list of images and labels"), open(file, encoding="utf-8-sig", errors="strict") as opened:
+    with (
+        parsing(file, "is not a list of images and labels"),
+        open(file, encoding="utf-8-sig") as opened,
+    ):
         if file.stat().st_size > MOST_BYTES:
             raise BadFile(f"data.path: {file} has more than {MOST_BYTES:,} bytes; a list of labels is shorter")
         lines = [line for line in opened.read().splitlines() if line.strip()]
@@ -72,7 +75,7 @@ def _columns(row: Sequence[str]) -> tuple[str | None, str]:
     return cells[0], (cells[1].split() or [""])[0]
 
 
-def list_labelled(file: Path, split: str, folder: Path | None, root: Path, classes: tuple[str, ...] | None) -> Listing:
+def list_labelled(file: Path, folder: Path | None, root: Path, classes: tuple[str, ...] | None) -> Listing:
     """The images of a list: names are those of files in `folder` (or its images/), or paths from `root` or the list.
 
     `classes`: the training classes, which labels name, or number from 0 on; None for the training list itself, whose

@@ -132,10 +132,6 @@ def as_splits(
         count = count_classes(labels, num_classes, lambda split, index: files[split].name(index), said)
     else:
         count = len(first.classes)
-        if num_classes is not None and num_classes < count:
-            raise ValueError(
-                f"model.num_classes: got {num_classes}; the data has {count} classes, so at least that many"
-            )
     return Splits(
         **{"train": None, "test": None, **files},
         num_classes=count,

@@ -44,7 +44,7 @@ def npz(path: str | None, num_classes: int | None = None) -> Splits:
         raise FileNotFoundError(f"data.path: there is no file {path}; npz needs the path of an .npz file")
     if not Path(path).is_file():
         raise ValueError(f"data.path: {path} is no regular file; npz needs the path of an .npz file")
-    with parsing(path, "an .npz file of plain arrays"):
+    with parsing(path, "is not an .npz file of plain arrays"):
         with open(path, "rb") as file:
             if file.read(6) == b"\x93NUMPY":
                 raise BadFile(f"data.path: {path} is one array (.npy); npz needs an .npz file of {_wanted()}")

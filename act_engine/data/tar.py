@@ -95,7 +95,7 @@ def _records(content: bytes, position: int) -> dict[bytes, bytes]:
     """PAX records, each "LENGTH KEY=VALUE\\n" with its own length in front."""
     found: dict[bytes, bytes] = {}
     while content.strip(b"\0"):
-        digits, _, rest = content[:32].partition(b" ")
+        digits = content[:32].split(b" ", 1)[0]
         length = _whole(digits, position)
         record = content[len(digits) + 1 : length]
         key, equals, value = record.partition(b"=")

@@ -78,7 +78,7 @@ def _find_shards(path: str | None) -> tuple[Path, list[str], dict[str, list[str]
             raise ValueError(f"data.path: {path} holds no .tar shards")
         return Path(path), shards, dict(unused)
     if os.path.isfile(path) and not path.endswith(SHARD):
-        with parsing(path, "a list of shards, one a line"), open(path, encoding="utf-8") as file:
+        with parsing(path, "is not a list of shards, one a line"), open(path, encoding="utf-8") as file:
             lines = [line.strip() for line in file.read(2**24).splitlines() if line.strip()]
         listed = [os.path.join(os.path.dirname(path), shard) for line in lines for shard in expand_braces(line)]
     else:
@@ -175,7 +175,7 @@ def list_shards(root: Path, shards: list[str], threads: int = 2) -> Listing:
 def _list_shard(shard: Path, container: str) -> tuple[Found, list[str]]:
     """The images of a shard, and the names of members that belong to no sample."""
     found = Found(container, stamp=stamp(shard))
-    what = "a whole, uncompressed tar shard"
+    what = "is not a whole, uncompressed tar shard"
     with parsing(shard, what), open(shard, "rb", buffering=0) as file:
         total = os.fstat(file.fileno()).st_size
         samples, unused = _samples(shard, file, total)
@@ -245,7 +245,7 @@ def _read_label(content: bytes, name: str) -> int:
     """A label's number; ValueError where its file holds another thing."""
     text = content.decode("utf-8", "replace").strip()
     if name.lower().endswith(".json"):
-        with parsing(name, "JSON with a label"):
+        with parsing(name, "is not JSON with a label"):
             values = json.loads(text)
             text = next((str(values[key]) for key in JSON_KEYS if key in values), repr(text[:20]))
     if not re.fullmatch(r"[+-]?\d{1,18}", text):
