@@ -156,8 +156,8 @@ def test_evaluation_agrees_with_a_pil_loop(paths, image_tree: Path):
     with torch.no_grad():
         ours = torch.cat([model(images.float() / 255) for images, _ in data.test.epoch(0)])
         theirs = torch.cat([model(view(Image.open(name).convert("RGB"))[None]) for name in names])
-    # The pixels differ by up to 2 of 255 (the test above), the logits by less than 0.05 and 5 % of their size; where the
-    # two likeliest classes lie further apart than twice that, both loops must name the same one.
+    # The pixels differ by up to 2 of 255 (the test above), the logits by less than 0.05 and 5 % of their size; where
+    # the two likeliest classes lie further apart than twice that, both loops must name the same one.
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
     best, second = theirs.topk(2).values.unbind(1)
     told = best - second > 2 * (0.05 + 0.05 * theirs.abs().amax(1))
@@ -199,7 +199,7 @@ def test_a_tree_in_memory_holds_the_pictures_that_dali_streams(tmp_path: Path, i
 
 
 def test_memory_does_not_grow_with_the_epochs(paths):
-    """Keeping one batch of each of 20 epochs would cost 12 MiB, every time; an allocator's own growth comes to an end."""
+    """Keeping a batch of each of 20 epochs would cost 12 MiB, every time; an allocator's own growth comes to an end."""
     loader = build(paths, image_size=160).train
 
     def resident(epochs: range) -> int:
