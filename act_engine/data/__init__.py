@@ -12,18 +12,20 @@ import torch
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
-from act_engine.data.registry import Source, find_source, sources
+from act_engine.data.registry import Facts, Source, find_source, sources
 from act_engine.data.selection import select, usual_selection
 from act_engine.data.splits import Pictures, Splits
 
 __all__ = [
     "Batch",
     "Data",
+    "Facts",
     "Loader",
     "Pictures",
     "Source",
     "Splits",
     "build_data",
+    "data_facts",
     "find_source",
     "sources",
     "usual_selection",
@@ -123,6 +125,21 @@ def build_data(
         notes=splits.notes,
         unused=splits.unused,
     )
+
+
+def data_facts(name: str, **options: Any) -> Facts:
+    """What a plan counts on: the usual facts of data set `name`, or those of the data, read as `build_data` does.
+
+    The shape None of image files is filled in by the largest of `image_size` and `train_sizes`.
+    """
+    usual = find_source(name).usual
+    if usual is None:
+        data = build_data(name, **{**options, "batch_size": 1})
+        return Facts(data.train.num_samples, data.num_classes, data.image_shape)
+    if usual.shape is None:
+        side = max(options.get("train_sizes") or (options["image_size"],))
+        return usual._replace(shape=(3, side, side))
+    return usual
 
 
 def _in_memory(part: Pictures, batch_size: int, **options: Any) -> Loader:

@@ -13,7 +13,7 @@ import numpy as np
 
 from act_engine.data import tar
 from act_engine.data.foreign import BadFile, one_line, parsing
-from act_engine.data.registry import Source
+from act_engine.data.registry import Facts, Source
 from act_engine.data.splits import Pictures, Splits
 
 PIXELS = (3, 32, 32)
@@ -248,9 +248,7 @@ SOURCES = tuple(
     Source(
         name,
         functools.partial(cifar, name),
-        images=50_000,
-        num_classes=official.num_classes,
-        shape=PIXELS,
+        Facts(50_000, official.num_classes, PIXELS),
         augmentations=("crop_flip", "none"),
     )
     for name, official in OFFICIAL.items()

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from act_engine.data.registry import Source
+from act_engine.data.registry import Facts, Source
 from act_engine.data.splits import Pictures, Splits
 
 
@@ -27,4 +27,4 @@ def digits() -> Splits:
     return Splits(Pictures(train_images, train_labels), Pictures(test_images, test_labels), num_classes=10)
 
 
-SOURCES = (Source("digits", digits, images=1297, num_classes=10, shape=(1, 8, 8)),)
+SOURCES = (Source("digits", digits, Facts(images=1297, num_classes=10, shape=(1, 8, 8))),)

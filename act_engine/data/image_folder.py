@@ -25,7 +25,7 @@ from act_engine.data.places import (
     same_name,
     scan,
 )
-from act_engine.data.registry import Source
+from act_engine.data.registry import Facts, Source
 from act_engine.data.splits import Splits
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # where ImageNet lies in what Kaggle hands out
@@ -235,8 +235,7 @@ SOURCES = (
     Source(
         "image_folder",
         image_folder,
-        images=1_281_167,  # ImageNet-1k
-        num_classes=1000,
+        Facts(images=1_281_167, num_classes=1000, shape=None),  # ImageNet-1k
         augmentations=("resized_crop_flip", "randaugment", "none"),
         streamed=True,
     ),

@@ -155,4 +155,4 @@ def _check_alike(parts: dict[str, Pictures], path: str) -> None:
             )
 
 
-SOURCES = (Source("npz", npz, images=50_000, num_classes=10, shape=(3, 32, 32), augmentations=("none", "crop_flip")),)
+SOURCES = (Source("npz", npz, augmentations=("none", "crop_flip")),)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from act_engine.data.splits import Splits
 
@@ -23,6 +23,14 @@ GROUP = "act_engine.data"
 BUILT_IN = ("digits", "textures", "cifar", "npz", "image_folder", "webdataset")  # modules of this package
 STREAM_SETTINGS = ("image_size", "eval_resize", "train_sizes", "train_size_epochs")
 SHARED_SETTINGS = ("classes", "train_samples", "validation_samples", "selection_samples", "label_noise", "seed")
+
+
+class Facts(NamedTuple):
+    """What a plan counts on."""
+
+    images: int  # to train on
+    num_classes: int
+    shape: tuple[int, int, int] | None  # (channels, height, width) of a picture; None: as the setting image_size says
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,8 @@ class Source:
 
     name: str
     load: Callable[..., Splits]
-    images: int
-    """Training images that a plan counts with where the data is not at hand."""
-    num_classes: int
-    """Classes, likewise."""
-    shape: tuple[int, int, int] | None = None
-    """(channels, height, width) of a picture, likewise; None: the size is a setting, `image_size`."""
+    usual: Facts | None = None
+    """What a plan counts on without the data at hand; None: it has to be read."""
     augmentations: tuple[str, ...] = ("none",)
     """What it can do to training images; the first is its usual one."""
     streamed: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from act_engine.data.registry import Source
+from act_engine.data.registry import Facts, Source
 from act_engine.data.splits import Pictures, Splits
 
 SIDE = 32  # pixels
@@ -34,7 +34,7 @@ def textures(seed: int) -> Splits:
     return Splits(train, test, num_classes=len(SHAPES))
 
 
-SOURCES = (Source("textures", textures, images=TRAIN, num_classes=len(SHAPES), shape=(1, SIDE, SIDE)),)
+SOURCES = (Source("textures", textures, Facts(TRAIN, len(SHAPES), (1, SIDE, SIDE))),)
 
 
 def _pictures(count: int, random: np.random.Generator) -> Pictures:

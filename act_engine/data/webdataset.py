@@ -15,7 +15,7 @@ from act_engine.data.files import IMAGE_SUFFIXES
 from act_engine.data.foreign import BadFile, one_line, parsing
 from act_engine.data.listing import Found, Listing, as_splits, gather, stamp
 from act_engine.data.places import HELD_OUT, TRAIN, choose, is_service, scan
-from act_engine.data.registry import Source
+from act_engine.data.registry import Facts, Source
 from act_engine.data.splits import Splits
 
 SHARD, PACKED = ".tar", (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -257,8 +257,7 @@ SOURCES = (
     Source(
         "webdataset",
         webdataset,
-        images=1_281_167,  # ImageNet-1k
-        num_classes=1000,
+        Facts(images=1_281_167, num_classes=1000, shape=None),  # ImageNet-1k
         augmentations=("resized_crop_flip", "randaugment", "none"),
         streamed=True,
     ),
