@@ -22,6 +22,9 @@ FREE = (
     "train.accumulate",
     "data.batch_size",
     "data.workers",
+    "data.path",  # the data itself is told apart, wherever it lies
+    "data.index",
+    "data.download",
     "parallel.",
     "checkpoint.",
     "evaluate.",

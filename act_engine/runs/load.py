@@ -38,6 +38,7 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, 
         device=world.device,
         rank=0 if whole else world.rank,
         world_size=1 if whole else world.size,
+        train=False,
     )
     models = load_models(folder, config, data.image_shape, world)
     return Run(config, models, data)
