@@ -127,7 +127,7 @@ def expand_braces(text: str) -> list[str]:
     if found is None:
         if "{" in text or "}" in text:
             raise ValueError(
-                f"data.path: got {text!r}, whose braces do not match; allowed: {{train,val}}-{{000..127}}.tar"
+                f"data.path: got {text!r}; allowed: braces that match, such as {{train,val}}-{{000..127}}.tar"
             )
         return [text]
     inner = found.group(1)
@@ -262,7 +262,9 @@ def _read_label(content: bytes, name: str) -> int:
     if name.lower().endswith(".json"):
         with parsing(name, "is not JSON with a label"):
             values = json.loads(text)
-            text = next((str(values[key]) for key in JSON_KEYS if key in values), repr(text[:20]))
+            if not isinstance(values, dict) or not any(key in values for key in JSON_KEYS):
+                raise ValueError(f"it has none of {', '.join(JSON_KEYS)}")
+            text = next(str(values[key]) for key in JSON_KEYS if key in values)
     if not re.fullmatch(r"[+-]?\d{1,18}", text):
         raise BadFile(f"data.path: {name} holds {content[:20]!r}; a label is one whole number")
     return int(text)
