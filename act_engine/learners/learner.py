@@ -90,7 +90,7 @@ class Learner:
 
     def live_view(self) -> LiveView:
         """The bare `module` itself as a view: no hook, no collective."""
-        return LiveView(self.module, self.bare, self.whole)
+        return LiveView(self.module, self.bare, self.whole, self._autocast)
 
     def whole(self) -> AbstractContextManager:
         """Inside it the parameters of `module` are all there; entered by all ranks together, and as often as wished."""
