@@ -82,20 +82,28 @@ class AttackConfig:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder or webdataset."""
+    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder, webdataset, or the name of one
+    that an installed package adds."""
     path: str | None = None
-    """Where the data lies on disk; not needed for digits and textures."""
+    """Where the data lies on disk, ~ and $NAME allowed; digits and textures have none."""
     seed: int = 0
     """What textures draws and the choices below follow from it, whatever train.seed is; 0 or more."""
     classes: int | None = None
-    """Data sets in memory: keep the first so many classes, 2 or more; null: all."""
+    """Keep the first so many classes, 2 or more; null: all."""
     train_samples: int | None = None
-    """Data sets in memory: train on so many images, classes balanced, 1 or more; null: all."""
+    """Train on so many images, classes balanced, 1 or more; null: all."""
     validation_samples: int | None = None
-    """Data sets in memory: hold so many training images back, classes balanced, 1 or more, and measure on them instead
-    of the test images; null: none."""
+    """Hold so many training images back, classes balanced, 1 or more, and measure on them instead of the test images;
+    null: none."""
+    selection_samples: int | None = None
+    """Images that checkpoints are chosen by, classes balanced, 1 or more: of the data's own validation split where it
+    has one beside a test split, else training images, which are then not trained on. null: 1,000, or 2 % of a set of
+    fewer than 50,000 training images, where a setting needs them (checkpoint.best_every_epochs)."""
+    holdout: float | None = None
+    """image_folder, webdataset: share of each class's training images, above 0 and below 1, that are tested on, where
+    the data has no held-out split; null: it must have one."""
     label_noise: float = 0.0
-    """Data sets in memory: probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
+    """Probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
     batch_size: int = 128
     """Training images a step and process, 1 or more."""
     workers: int = 2
@@ -122,7 +130,10 @@ class DataConfig:
         require(self.workers >= 1, "data.workers", self.workers, "1 or more")
         require(self.seed >= 0, "data.seed", self.seed, "0 or more")
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
-        for name, least in (("classes", 2), ("train_samples", 1), ("validation_samples", 1)):
+        if self.holdout is not None:
+            require(0 < self.holdout < 1, "data.holdout", self.holdout, "above 0, below 1, or null")
+        counts = ("train_samples", "validation_samples", "selection_samples")
+        for name, least in (("classes", 2), *((count, 1) for count in counts)):
             value = getattr(self, name)
             require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
 
