@@ -54,11 +54,11 @@ def build_model(
         name: one of `model_names()`, any ``cifar_wrn{depth}_{width}`` or ``robustbench_wrn{depth}_{width}``, any of
             timm's, ``package.module:factory`` of an importable file, or such a factory itself. A factory is called with
             `num_classes` and `image_shape`, if it takes them, and with `options`.
-        mean, std: one value a channel: images are normalised so in the first layer, and an attack's eps stays in pixel
-            units. RobustBench's layouts do it inside, and have CIFAR's values where there are none given.
+        mean, std: one value a channel, for images in [0, 1]: they are normalised so in the first layer, and an attack's
+            eps stays in pixel units. RobustBench's layouts do it inside, by default with CIFAR's values.
         options: keyword arguments of the architecture, such as ``{"drop_path_rate": 0.1}``.
-        input: what the architecture takes: ``"unit"``: images in [0, 1]; ``"byte"``: in [0, 255], and mean and std are
-            in those units; ``"normalized"``: normalised ones, with timm's mean and std for it where none are given.
+        input: what the architecture takes: ``"unit"``: images in [0, 1], or normalised by mean and std;
+            ``"normalized"``: the same, with timm's mean and std where none are given; ``"byte"``: images in [0, 255].
         output: what it gives: ``"logits"``, ``"log_probabilities"`` (which are logits too) or ``"probabilities"``.
         output_field: where in a tuple, list, mapping or dataclass that stands: an index, key or attribute; None: it is
             returned alone.
@@ -73,9 +73,6 @@ def build_model(
             raise ValueError(f"model.{setting}: got {value!r}; allowed: {', '.join(allowed)}")
     options = dict(options or {})
     mean, std = statistics(name, num_classes=num_classes, image_shape=image_shape, mean=mean, std=std, input=input)
-    if input == "byte":
-        mean = [value / 255 for value in mean or [0.0] * image_shape[0]]
-        std = [value / 255 for value in std or [1.0] * image_shape[0]]
     own = _own(name)
     foreign = None if own else _factory(name)
     if own is not None:
@@ -110,16 +107,22 @@ def statistics(
     std: Sequence[float] | None,
     input: str,
 ) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """The mean and std a channel that `build_model` normalises with, in the units of `input`; None, None: it does not.
+    """The mean and std a channel that `build_model` normalises with; None, None: it does not.
 
     Raises:
         ValueError: one is given without the other, not one a channel, or `input` needs them and nothing knows them.
     """
     if (mean is None) != (std is None):
         raise ValueError("model.mean and model.std: give both or neither")
-    if mean is None:
+    if input == "byte":
+        if mean is not None:
+            raise ValueError(
+                "model.input: got 'byte'; allowed: unit with a model.mean: it and model.std, divided by 255, do the same"
+            )
+        mean, std = [0.0] * image_shape[0], [1 / 255] * image_shape[0]
+    elif mean is None:
         own = _own(name)
-        if own is not None and _normalises(own) and input != "byte" and image_shape[0] == 3:
+        if own is not None and _normalises(own) and image_shape[0] == 3:
             mean, std = robustbench.cifar_statistics(num_classes)
         elif input == "normalized":
             if own is not None or callable(name) or _factory(name) is not None:

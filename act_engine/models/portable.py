@@ -6,8 +6,10 @@ Keys of the header, each of them the setting of that name; the values are JSON:
 - ``model.options``: object, keyword arguments of the architecture
 - ``model.num_classes``: number
 - ``model.image_shape``: [channels, height, width] of the images, which are in [0, 1]
-- ``model.mean``, ``model.std``: one number a channel, in the units of ``model.input``; null: not normalised
-- ``model.input``, ``model.output``, ``model.output_field``: what the architecture takes and gives (`build_model`)
+- ``model.mean``, ``model.std``: one number a channel, for images in [0, 1]; null: not normalised
+- ``model.output``, ``model.output_field``: what the architecture gives, and where (`build_model`)
+
+``model.input`` is not among them: what it says about the images is in mean and std.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from act_engine.models.weights import load_weights
 
 MOST = 10**6
 """Largest number in a header's options and image shape."""
-KEYS = ("name", "options", "num_classes", "image_shape", "mean", "std", "input", "output", "output_field")
+KEYS = ("name", "options", "num_classes", "image_shape", "mean", "std", "output", "output_field")
 
 
 def describe_model(
@@ -55,7 +57,6 @@ def describe_model(
         "image_shape": list(image_shape),
         "mean": None if mean is None else list(mean),
         "std": None if std is None else list(std),
-        "input": input,
         "output": output,
         "output_field": output_field,
     }

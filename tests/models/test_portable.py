@@ -66,7 +66,6 @@ def test_the_header_has_the_documented_keys(tmp_path):
         "model.image_shape": [3, 32, 32],
         "model.mean": [0.4914, 0.4822, 0.4465],
         "model.std": [0.2471, 0.2435, 0.2616],
-        "model.input": "unit",
         "model.output": "logits",
         "model.output_field": None,
     }
@@ -181,7 +180,7 @@ def test_files_without_an_architecture(tmp_path):
     save_file(state, path, {f"model.{key}": "{" for key in ("name", "options", "num_classes", "image_shape", "mean")})
     with pytest.raises(ValueError, match=r"its header has no model\.std"):
         load_model(path)
-    keys = ("name", "options", "num_classes", "image_shape", "mean", "std", "input", "output", "output_field")
+    keys = ("name", "options", "num_classes", "image_shape", "mean", "std", "output", "output_field")
     save_file(state, path, {f"model.{key}": "[" * 100_000 for key in keys})
     with pytest.raises(ValueError, match="a header that is not JSON"):
         load_model(path)
