@@ -197,7 +197,7 @@ class ModelConfig:
             self.input != "byte" or not self.mean,
             "model.input",
             self.input,
-            "unit with model.mean: / 255, it and std do the same",
+            "unit, with mean and std divided by 255",
         )
         files = self.weights or self.natural_weights or self.pretrained
         require(self.head == "keep" or bool(files), "model.head", self.head, "keep, without weights to start from")

@@ -116,9 +116,7 @@ def statistics(
         raise ValueError("model.mean and model.std: give both or neither")
     if input == "byte":
         if mean is not None:
-            raise ValueError(
-                "model.input: got 'byte'; allowed: unit with a model.mean: it and model.std, divided by 255, do the same"
-            )
+            raise ValueError("model.input: got 'byte'; allowed: unit, with model.mean and model.std divided by 255")
         mean, std = [0.0] * image_shape[0], [1 / 255] * image_shape[0]
     elif mean is None:
         own = _own(name)

@@ -160,7 +160,7 @@ def test_images_in_bytes_and_normalised_ones(users_file, images):
     torch.manual_seed(0)
     plain = users("Strict", num_classes=2)
     torch.testing.assert_close(model(images), plain(images), rtol=1e-5, atol=1e-6)  # x / (1/255) / 255: three roundings
-    with pytest.raises(ValueError, match=r"model\.input: got 'byte'; allowed: unit with a model\.mean"):
+    with pytest.raises(ValueError, match=r"model\.input: got 'byte'; allowed: unit, with model\.mean"):
         users("Strict", input="byte", mean=(0.5,) * 3, std=(0.5,) * 3)
     timms = build_model("test_vit", num_classes=5, image_shape=(3, 160, 160), input="normalized")
     assert (timms[0].mean.flatten().tolist(), timms[0].std.flatten().tolist()) == ([0.5] * 3, [0.5] * 3)
