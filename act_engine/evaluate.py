@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import EVALUATION, read_config, write_json
+        from act_engine.runs.folder import EVALUATION, MEASURED, read_config, write_json
         from act_engine.runs.load import load_run, load_source
 
         folder = Path(options["run"])
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = dataclasses.replace(config.evaluate, **changes)
             dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
             check_evaluation(settings, config.model.num_classes)
-            whole = settings.attack == "autoattack"
+            whole = settings.by_library
             run = load_run(folder, world, settings.batch_size, whole=whole)
             source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=seed,
         world=world,
         source=model,
-        state=None if quick else folder / "autoattack",
+        state=None if quick else folder / MEASURED,
         whole=whole,
     )
     if source is not None:

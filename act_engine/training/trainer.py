@@ -21,7 +21,7 @@ from act_engine.models import build_model, load_weights
 from act_engine.objectives import build_objective
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
-from act_engine.runs.folder import EVALUATION, check_run, open_run, write_json
+from act_engine.runs.folder import EVALUATION, MEASURED, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model
 from act_engine.training import checkpoint
 from act_engine.training.awp import WeightPerturbation
@@ -425,7 +425,7 @@ class Trainer:
                 self.config.evaluate,
                 seed=self.config.train.seed,
                 world=world,
-                state=self.output / "autoattack",
+                state=self.output / MEASURED,
                 on_batch=lambda images: bar.update(images * world.size),
             )
         if world.is_main:
