@@ -28,6 +28,8 @@ class Arguments(EvaluateConfig):
     """Of the random starts; null: the run's."""
     source: str | None = None
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
+    again: bool = False
+    """Measure anew what the same evaluation has measured before and kept in the run's folder."""
     quick: bool = False
     """A look, no evidence: PGD-10 from one start on 500 images, unless given otherwise; nothing is written."""
 
@@ -61,17 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
         seed = config.train.seed if seed is None else seed
-    evaluation = evaluate_models(
-        run.models,
-        run.data.test,
-        config.attack,
-        settings,
-        seed=seed,
-        world=world,
-        source=model,
-        state=None if quick else folder / MEASURED,
-        whole=whole,
-    )
+    try:
+        evaluation = evaluate_models(
+            run.models,
+            run.data.test,
+            config.attack,
+            settings,
+            seed=seed,
+            world=world,
+            source=model,
+            state=None if quick else folder / MEASURED,
+            again=options.get("again", False),
+            whole=whole,
+        )
+    except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if source is not None:
         evaluation["source"] = source
     if world.is_main:

@@ -1,7 +1,8 @@
 """Counting the images that a model gets right: clean, and under each of several attacks."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -80,6 +81,7 @@ def evaluate(
     first: int = 0,
     total: int | None = None,
     sum_over_ranks: Callable[[Sequence[int]], list[int]] = list,
+    together: Callable[[], AbstractContextManager] = nullcontext,
     on_batch: Callable[[int], None] = lambda images: None,
     warn: Callable[[str], None] = _warn,
 ) -> Accuracy:
@@ -93,30 +95,27 @@ def evaluate(
         first: place of the first image in the data set, for a process that holds a later part of it.
         total: images in the whole data set; None: the batches hold all of it, or its end.
         sum_over_ranks: adds up counts over the processes that measure a part each; entered after the last batch.
+        together: holds the first batch's checks, so that all processes hear of an error in one of them.
         on_batch: told the number of images done after each batch.
         warn: told each of the result's warnings at the end; if not given, each is a `PremiseWarning` of Python's.
 
     Raises:
-        ValueError: there are no images; they, the labels or the model's outputs are not of the form above.
+        PremiseError: images, labels or the model's outputs are not of the form above.
+        ValueError: there are no images, or too few classes for an attack.
     """
     attacks = {**({} if attack is None else {"robust": attack}), **(controls or {})}
     view = AttackView(model)
     counts: _Counts | None = None
     said: list[str] = []
     position = first
-    for given in batches:
-        images, labels = check_batch(*given)
-        if not len(labels):
-            continue
-        if images.is_inference():
-            images, labels = images.clone(), labels.clone()
-        dtype = check_model(model, images) if counts is None else None
-        with torch.no_grad():
-            logits = view(images)
-        dark = check_values(images, labels, logits, position)
+    checked = _checked(model, view, batches, first)
+    with together():  # what is wrong with the first batch is wrong with all of them
+        batch = next(checked, None)
+    while batch is not None:
+        images, labels, logits, dark, found = batch
         if counts is None:
             counts = _Counts(logits.shape[1], attacks)
-            counts.begin(behaviour(view, images, logits, rounding(dtype, images.device)))
+            counts.begin(found)
         clean = is_right(logits, labels)
         place, record = Place(position, total, seed), Record()
         watched = WatchedView(view, record)
@@ -125,6 +124,7 @@ def evaluate(
         said = once_each([*said, *record.warnings])
         position += len(labels)
         on_batch(len(labels))
+        batch = next(checked, None)
     classes, holders = sum_over_ranks([0, 0] if counts is None else [counts.classes, 1])
     if not holders:
         raise ValueError("the evaluation data is empty")
@@ -134,6 +134,27 @@ def evaluate(
     for text in measured.warnings:
         warn(text)
     return measured
+
+
+def _checked(
+    model: nn.Module, view: AttackView, batches: Iterable[tuple[Tensor, Tensor]], position: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int, list[int]]]:
+    """The batches that hold images, with their clean logits, what is dark of them, and the model's `behaviour`."""
+    found: list[int] = []
+    for given in batches:
+        images, labels = check_batch(*given)
+        if not len(labels):
+            continue
+        if images.is_inference():
+            images, labels = images.clone(), labels.clone()
+        dtype = None if found else check_model(model, images)
+        with torch.no_grad():
+            logits = view(images)
+        dark = check_values(images, labels, logits, position)
+        if dtype is not None:
+            found = behaviour(view, images, logits, rounding(dtype, images.device))
+        yield images, labels, logits, dark, found
+        position += len(labels)
 
 
 class _Counts:

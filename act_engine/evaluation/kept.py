@@ -32,12 +32,14 @@ class Kept:
         settings: all that decides its result beside the model and the batch; JSON.
         file: folder and beginning of the files' names, to which the batch's place is added.
         models: others that the result depends on.
+        again: read nothing.
     """
 
     attack: EvaluationAttack
     settings: Mapping[str, Any]
     file: Path
     models: Sequence[Callable[[Tensor], Tensor]] = ()
+    again: bool = False
 
     def __post_init__(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ class Kept:
         }
         belongs = json.loads(json.dumps(belongs))  # as it will be read back
         file = self.file.with_name(f"{self.file.name}-{place.first}.json")
-        found = self._read(file, belongs, (self.stages, len(y)), y.device)
+        found = None if self.again else self._read(file, belongs, (self.stages, len(y)), y.device)
         if found is None:
             record = Record()
             masks = self.attack(WatchedView(view.view, record), x, y, survives, place)

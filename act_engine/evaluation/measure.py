@@ -55,6 +55,7 @@ def evaluate_models(
     world: World,
     source: nn.Module | None = None,
     state: Path | None = None,
+    again: bool = False,
     whole: bool = False,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def evaluate_models(
         source: a model to make transferred attacks on; None: no such attack.
         state: folder in which the attacks keep what they have done, batch by batch, so that the same evaluation goes on
             where it was interrupted and measures nothing twice; None: they keep nothing.
+        again: measure anew what is kept there.
         whole: `loader` gives all images on every process, of which each takes its share in whole batches: AutoAttack's
             result is then the same for any number of processes.
     """
@@ -92,7 +94,7 @@ def evaluate_models(
             named = None if settings.attack == "autoattack" else (settings.attack,)
             attacks |= {"robust": AutoAttack(model, eps, norm, settings.version, named), "pgd": pgd}
         if state is not None:
-            attacks = _kept(attacks, model, source, state / name)
+            attacks = _kept(attacks, model, source, state / name, again)
         measured = evaluate(
             model,
             share.batches(),
@@ -102,11 +104,12 @@ def evaluate_models(
             first=share.first,
             total=share.total,
             sum_over_ranks=world.total,
+            together=world.together,
             on_batch=on_batch,
             warn=lambda text: None,  # they stand in the result
         )
         result[name] = _describe(measured, settings.attack, probe, world)
-    evaluation = {"models": result, "attack": None, "samples": share.total, "seed": seed}
+    evaluation = {"models": result, "attack": None, "samples": share.total, **_question(models, settings, seed)}
     if attacked:
         described = {"name": "pgd", "start": "uniform", **asdict(pgd)}
         if settings.by_library:
@@ -116,8 +119,31 @@ def evaluate_models(
     return evaluation
 
 
+def find_evaluation(
+    file: Path, models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int
+) -> dict[str, Any] | None:
+    """The evaluation.json in `file` if it holds these models, measured with these settings; else None."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        question = {name: found[name] for name in ("seed", "settings", "weights")}
+        whole = found["models"].keys() == models.keys() and {"attack", "samples"} <= found.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or none of ours
+        return None
+    same = question == json.loads(json.dumps(_question(models, settings, seed)))
+    return found if same and whole and "source" not in found else None
+
+
+def _question(models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int) -> dict[str, Any]:
+    """What an evaluation of a run's models was asked to measure."""
+    return {
+        "seed": seed,
+        "settings": asdict(settings),
+        "weights": {name: weights(model) for name, model in models.items()},
+    }
+
+
 def _kept(
-    attacks: Mapping[str, EvaluationAttack], model: nn.Module, source: nn.Module | None, file: Path
+    attacks: Mapping[str, EvaluationAttack], model: nn.Module, source: nn.Module | None, file: Path, again: bool
 ) -> dict[str, EvaluationAttack]:
     """The attacks, each of which keeps its results in files that begin with `file`."""
     models = {"weights": weights(model)}
@@ -130,7 +156,7 @@ def _kept(
             others = (attack.source,)
         else:
             settings |= attack.settings if isinstance(attack, AutoAttack) else asdict(attack)
-        kept[name] = Kept(attack, settings, file.with_name(f"{file.name}-{name}"), others)
+        kept[name] = Kept(attack, settings, file.with_name(f"{file.name}-{name}"), others, again)
     return kept
 
 

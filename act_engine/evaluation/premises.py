@@ -21,6 +21,10 @@ BEHAVIOUR = ("probed", "chance", "batch", "probabilities")
 """What `behaviour` counts, in images."""
 
 
+class PremiseError(ValueError):
+    """Images, labels or a model that cannot be measured, in one line."""
+
+
 class PremiseWarning(UserWarning):
     """A measured figure may not mean what it seems to mean."""
 
@@ -39,22 +43,22 @@ def check_batch(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """The images, and their labels as int64 on the same device; looks at types and shapes alone.
 
     Raises:
-        ValueError: naming what is wrong.
+        PremiseError: naming what is wrong.
     """
     if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
-        raise ValueError(f"images: got {_kind(images)}; allowed: a tensor [B, C, H, W], float in [0, 1] or uint8")
+        raise PremiseError(f"images: got {_kind(images)}; allowed: a tensor [B, C, H, W], float in [0, 1] or uint8")
     if images.dim() < 2:
-        raise ValueError(f"images: got the shape {list(images.shape)}; allowed: [B, C, H, W]")
+        raise PremiseError(f"images: got the shape {list(images.shape)}; allowed: [B, C, H, W]")
     allowed = f"class numbers, a tensor of integers [{len(images)}]"
     if not isinstance(labels, Tensor):
-        raise ValueError(f"labels: got {_kind(labels)}; allowed: {allowed}")
+        raise PremiseError(f"labels: got {_kind(labels)}; allowed: {allowed}")
     if labels.shape != images.shape[:1]:
         hint = ""
         if labels.dim() == 2 and len(labels) == len(images):
             hint = " (squeeze the second axis)" if labels.shape[1] == 1 else " (one-hot: labels.argmax(1))"
-        raise ValueError(f"labels: got the shape {list(labels.shape)}; allowed: {allowed}{hint}")
+        raise PremiseError(f"labels: got the shape {list(labels.shape)}; allowed: {allowed}{hint}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels: got {_kind(labels)}; allowed: {allowed}")
+        raise PremiseError(f"labels: got {_kind(labels)}; allowed: {allowed}")
     return images, labels.to(images.device, torch.int64)
 
 
@@ -62,25 +66,25 @@ def check_model(model: nn.Module, images: Tensor) -> torch.dtype:
     """The dtype of the model's logits; it is asked about the first two images, as it is.
 
     Raises:
-        ValueError: its output is no tensor of logits [B, classes].
+        PremiseError: its output is no tensor of logits [B, classes].
     """
     few = unit_range(images[:2]).clone()
     with torch.no_grad(), frozen_eval(model):
         output = model(few)
     allowed = "allowed: logits [B, classes]"
     if not isinstance(output, Tensor):
-        raise ValueError(f"the model's output: got {_kind(output)}; {allowed} (return them alone)")
+        raise PremiseError(f"the model's output: got {_kind(output)}; {allowed} (return them alone)")
     shape = list(output.shape)
     if output.dim() < 2 or shape[1:] == [1]:
-        raise ValueError(
+        raise PremiseError(
             f"the model's output: got the shape {shape} for {len(few)} images, one number an image; {allowed}, 2 or "
             "more (of one logit z: torch.stack([-z / 2, z / 2], 1))"
         )
     if output.dim() > 2 or len(output) != len(few):
         hint = " (flatten them)" if output.numel() == len(output) * shape[1] else ""
-        raise ValueError(f"the model's output: got the shape {shape} for {len(few)} images; {allowed}{hint}")
+        raise PremiseError(f"the model's output: got the shape {shape} for {len(few)} images; {allowed}{hint}")
     if not output.is_floating_point():
-        raise ValueError(f"the model's output: got {_kind(output)}; {allowed}, of floats")
+        raise PremiseError(f"the model's output: got {_kind(output)}; {allowed}, of floats")
     return output.dtype
 
 
@@ -93,7 +97,7 @@ def check_values(images: Tensor, labels: Tensor, logits: Tensor, first: int) -> 
         first: place of the first image in the data set.
 
     Raises:
-        ValueError: images are not in [0, 1], labels are no classes, or clean logits are not finite.
+        PremiseError: images are not in [0, 1], labels are no classes, or clean logits are not finite.
     """
     low, high = images.aminmax()
     values = (low, high, labels.min(), labels.max(), defined(logits).logical_not().sum())
@@ -102,10 +106,10 @@ def check_values(images: Tensor, labels: Tensor, logits: Tensor, first: int) -> 
     classes = logits.shape[1]
     if smallest < 0 or largest >= classes:
         wrong = smallest if smallest < 0 else largest
-        raise ValueError(f"labels: got {int(wrong)} {place}; allowed: 0 to {classes - 1}, as the model has {classes}")
+        raise PremiseError(f"labels: got {int(wrong)} {place}; allowed: 0 to {classes - 1}, as the model has {classes}")
     _check_range(*ends, images.dtype, place)
     if bad:
-        raise ValueError(
+        raise PremiseError(
             f"the model's output: got NaN or infinity for {int(bad)} of {len(labels)} clean images {place}; allowed: "
             "finite logits"
         )
@@ -114,7 +118,7 @@ def check_values(images: Tensor, labels: Tensor, logits: Tensor, first: int) -> 
 
 
 def check_range(images: Tensor) -> None:
-    """Raise ValueError if images, of which there are some, are not in [0, 1]; waits for the device."""
+    """Raise PremiseError if images, of which there are some, are not in [0, 1]; waits for the device."""
     _check_range(*torch.stack(images.aminmax()).tolist(), images.dtype, f"({len(images)} images)")
 
 
@@ -125,7 +129,7 @@ def _check_range(low: float, high: float, dtype: torch.dtype, place: str) -> Non
     if not (low >= -slack and high <= 1 + slack):
         hint = "give uint8, or divide by 255" if low >= -slack else "normalise inside the model; clamp what overshoots"
         got = "NaN" if low != low else f"values from {low:.4g} to {high:.4g}"
-        raise ValueError(f"images: got {got} {place}; allowed: floats in [0, 1], or uint8 ({hint})")
+        raise PremiseError(f"images: got {got} {place}; allowed: floats in [0, 1], or uint8 ({hint})")
 
 
 def rounding(dtype: torch.dtype, device: torch.device) -> float:
@@ -149,25 +153,27 @@ def rounding(dtype: torch.dtype, device: torch.device) -> float:
 def behaviour(view: Callable[[Tensor], Tensor], images: Tensor, logits: Tensor, bound: float) -> list[int]:
     """`BEHAVIOUR` over some images of a batch, whose `logits` [B, classes] are what the view said in the batch.
 
-    They are asked about twice more, in the same other order beside the same other images, their negatives: two answers
-    that differ come of chance, an answer that differs from the first one of the company.
+    They are asked about twice more, in other places of a batch with other images, their negatives: these two answers
+    differ by chance, both from the one before by the company.
 
     Args:
         bound: how far answers may lie apart, relative to the largest logit.
     """
     before = logits[:PROBED]
     few = unit_range(images[:PROBED]).flip(0)
-    company = torch.cat([few, (1 - few).clamp(0, 1)])
-    once, again = (view(company)[: len(few)].flip(0) for _ in range(2))
+    company = torch.cat([(1 - few).clamp(0, 1), few])
+    once, again = (view(company)[len(few) :].flip(0) for _ in range(2))
 
     def differ(a: Tensor, b: Tensor) -> Tensor:
-        scale = before[before.isfinite()].abs().max()
+        scale = before.nan_to_num(0.0, 0.0, 0.0).abs().max()
         return ((a != b) & ~((a - b).abs() <= bound * scale)).any(1)
 
     chance = differ(once, again)
     batch = differ(once, before) & ~chance.any()
-    slack = bound + 4 * torch.finfo(logits.dtype).eps
-    inside = (logits.amin() >= -slack) & (slack < logits.amax()) & (logits.amax() <= 1 + slack)
+    low, high = logits.aminmax()
+    inside = (low >= -bound) & (high <= 1 + bound)
+    shares = ((logits.sum(1) - 1).abs() <= bound).all()
+    inside &= shares | ((low < 0.05) & (high > 0.95))  # or sigmoids, which training drives to both ends
     return [len(few), *torch.stack([chance.sum(), batch.sum(), inside * len(few)]).tolist()]
 
 
@@ -219,7 +225,7 @@ class WatchedView:
         self.record.undefined = self.record.undefined + (~defined(logits.detach())).sum()
         if torch.is_grad_enabled() and images.requires_grad:
             if not logits.requires_grad:
-                raise ValueError(
+                raise PremiseError(
                     "the model's output: got logits without a gradient with respect to the images (detach, no_grad, "
                     "numpy or argmax on the way?); allowed: differentiable ones"
                 )
@@ -244,8 +250,8 @@ def sentences(totals: Mapping[str, int], samples: int) -> list[str]:
     found = []
     if totals["chance"]:
         found.append(
-            f"chance: asked twice about the same images, the model answers {totals['chance']} of {probed} otherwise: the "
-            "figures hold for this draw alone, and an attack that expects the same answer is weaker than it seems"
+            f"chance: asked twice about the same images, the model answers {totals['chance']} of {probed} otherwise: "
+            "the figures hold for this draw alone, and an attack that expects the same answer is weaker than it seems"
         )
     if totals["batch"]:
         found.append(
@@ -254,8 +260,8 @@ def sentences(totals: Mapping[str, int], samples: int) -> list[str]:
         )
     if totals["probabilities"]:
         found.append(
-            "probabilities: the model's outputs all lie in [0, 1]; if they are probabilities, the attack's gradients "
-            "all but vanish: measure the logits before them"
+            "probabilities: the model's outputs look like probabilities, through which the gradients all but vanish "
+            "where the model is sure: measure the logits before them"
         )
     if totals["dark"] == samples:
         found.append("images: no value is above 1/255: divided by 255 twice, or 0 and 1 as uint8?")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from act_engine.attack import Attack, AttackView
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
-from act_engine.evaluation import check_evaluation, evaluate_models, format_table
+from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
 from act_engine.learners import Learner, build_learner, deployed, lr_schedule
 from act_engine.models import build_model, load_weights
 from act_engine.objectives import build_objective
@@ -415,6 +415,12 @@ class Trainer:
             for name in self.learners:
                 models[name] = self._model(name).to(world.device)
                 load_weights(models[name], self.output / f"{name}.safetensors")
+        settings, seed = self.config.evaluate, self.config.train.seed
+        found = find_evaluation(self.output / EVALUATION, models, settings, seed) if world.is_main else None
+        if int(world.gather(torch.tensor([found is not None]).int())[0]):  # the run had come to its end before
+            if world.is_main:
+                print(f"\n{format_table(found)}\nrun folder: {self.output}, measured before")
+            return
         count = min(self.config.evaluate.images or self.data.test.num_samples, self.data.test.num_samples)
         total = len(models) * count
         with tqdm(total=total, desc="evaluating", unit="image", disable=not world.is_main) as bar:
