@@ -4,7 +4,6 @@ Run as a script with an output folder. It imports everything once and forks each
 all of the training; rank 0 of a world of N writes what came out into ``world-N.pt``.
 """
 
-import functools
 import gc
 import importlib
 import json
@@ -23,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack
 from act_engine.config import AttackConfig, EvaluateConfig, from_mapping
-from act_engine.data import build_data, sources
+from act_engine.data import build_data
+from act_engine.data.digits import digits
 from act_engine.evaluation import evaluate_models
 from act_engine.learners import build_learner
 from act_engine.learners.zero import import_deepspeed
@@ -239,8 +239,7 @@ def import_all() -> None:
     import_deepspeed("cpu")
     importlib.import_module("torch._inductor.compile_fx")
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    sources.digits = functools.cache(sources.digits)
-    sources.digits()
+    digits()
     gc.freeze()  # ZeRO-3 collects garbage, which would go through all of it for every model
 
 
