@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from act_engine.models.finite import non_finite
 from act_engine.models.layers import Normalize
 from act_engine.models.position import resample_position_embedding
 from act_engine.models.tensor_files import read_tensors
@@ -131,9 +132,8 @@ def apply(model: nn.Module, found: Fit, where: str) -> list[str]:
         hint = "; model.head new replaces the classifier" if found.only_head else ""
         shown = ", ".join(sorted(found.misfits)[:3])
         raise ValueError(f"{where!r}: does not fit the model: {shown} ({len(found.misfits)} in all){hint}")
-    for name, value in found.values.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{where!r}: {name} holds NaN or infinities")
+    if bad := non_finite(found.values):
+        raise ValueError(f"{where!r}: {bad[0]} holds NaN or infinities ({len(bad)} in all)")
     model.load_state_dict(found.values)
     return found.notes
 
