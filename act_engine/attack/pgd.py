@@ -43,8 +43,8 @@ def input_gradient(
     model: Callable[[Tensor], Tensor], x_adv: Tensor, logit_grad: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Logits [B, classes] at `x_adv`, and the gradient [B, C, H, W] of the loss that `logit_grad` belongs to."""
-    leaf = x_adv.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = (x_adv.clone() if x_adv.is_inference() else x_adv.detach()).requires_grad_()
         logits = model(leaf)
-    (gradient,) = torch.autograd.grad(logits, leaf, logit_grad(logits.detach()))
+        (gradient,) = torch.autograd.grad(logits, leaf, logit_grad(logits.detach()))
     return logits.detach(), gradient
