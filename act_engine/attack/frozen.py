@@ -35,9 +35,9 @@ def untouched(model: nn.Module) -> Iterator[nn.Module]:
     So a norm that stays in train mode, or a forward that keeps its activations, leaves no trace. What a forward changes
     within a list or another object of its own is not taken back.
     """
-    modules = list(model.modules())
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
     attributes = [dict(vars(module)) for module in modules]
-    tables = [dict(own["_buffers"]) if "_buffers" in own else None for own in attributes]  # TorchScript's have none
+    tables = [dict(module._buffers) for module in modules]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield model
@@ -45,9 +45,8 @@ def untouched(model: nn.Module) -> Iterator[nn.Module]:
         for module, own, table in zip(modules, attributes, tables, strict=True):
             vars(module).clear()
             vars(module).update(own)
-            if table is not None:
-                own["_buffers"].clear()
-                own["_buffers"].update(table)
+            module._buffers.clear()
+            module._buffers.update(table)
         for buffer, value in buffers:
             buffer.data.copy_(value)  # not counted as a write: a graph of these passes may still need the same values
 

@@ -19,8 +19,10 @@ from act_engine.models.side_by_side import lay_side_by_side
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPARED = 64
 """Images of the first batch that are compared; all of them where these differ, for models that look at the batch."""
-RESTLESS = 5
-"""Refreshes in a row that found the model itself changed, after which it is not copied again."""
+COPY_EVERY = 10
+"""A model that is another at more than one of so many refreshes, for some time, is not copied again and again."""
+PATIENCE = 5
+"""New copies beyond that rate."""
 
 
 class LiveView:
@@ -98,7 +100,7 @@ class AttackView:
         self.generation = 0
         """Rises with each new copy, whose tensors lie elsewhere."""
         self._unfoldable: set[str] = set()  # norms, by what a batch has shown
-        self._changes = 0  # in a row
+        self._debt = 0  # of refreshes without a new copy
         self._held = False
         self._build()
 
@@ -146,10 +148,10 @@ class AttackView:
         """Copy the model anew if more than the values of its tensors has changed; returns whether that was done."""
         change = self._contents.change()
         if change is None:
-            self._changes = 0
+            self._debt = max(self._debt - 1, 0)
             return False
-        self._changes += 1
-        if self._changes > RESTLESS:
+        self._debt += COPY_EVERY
+        if self._debt > PATIENCE * COPY_EVERY:
             self._go_live(f"it changes from step to step ({change})")
         else:
             self._build()
@@ -230,7 +232,7 @@ class AttackView:
         logits: Tensor | None = None
         failure: str | None = None
         try:
-            # In train mode, so that a copy which still reaches into the model by one of its functions gives itself away.
+            # In train mode, so that a copy that still reaches into the model by one of its functions shows it.
             with untouched(self.source), _in_train_mode(self.source):
                 tensors = self._contents.tensors()
                 logits = self._logits(self._forward, batch, self.dtype)

@@ -5,6 +5,17 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def randomise(model):
+    """The model in float64; BatchNorm layers of an untrained model are the identity: these are not."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.1, 0.4)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return model.double()
+
+
 class Base(nn.Module):
     """Convolution, BatchNorm, linear layer, for images [B, 3, 6, 6]; the others change one thing."""
 

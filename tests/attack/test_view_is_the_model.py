@@ -17,18 +17,8 @@ from act_engine.attack.agreement import disagreement, moved
 def quiet():
     """No warning but those that a test asks for."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", ".*attacked", UserWarning)
         yield
-
-
-def randomise(model):
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.1, 0.4)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-    return model.double()
 
 
 def direction(logits):
@@ -75,7 +65,7 @@ FOLDED = {  # the model: how many of its BatchNorms are folded once a batch was 
 
 @pytest.mark.parametrize("kind", FOLDED)
 def test_the_copy_is_the_model(kind, seeded):
-    model, images = randomise(kind()), torch.rand(IMAGES, dtype=torch.float64)
+    model, images = odd.randomise(kind()), torch.rand(IMAGES, dtype=torch.float64)
     state, before = copy.deepcopy(model.state_dict()), images.clone()
     view = AttackView(model)
     assert_is(view, model, images)
@@ -87,7 +77,7 @@ def test_the_copy_is_the_model(kind, seeded):
 
 @pytest.mark.parametrize("kind", [odd.WeightNormInLogits, odd.ReadsState])
 def test_what_no_trace_sees_the_first_batch_shows(kind, seeded):
-    model, images = randomise(kind()), torch.rand(IMAGES, dtype=torch.float64)
+    model, images = odd.randomise(kind()), torch.rand(IMAGES, dtype=torch.float64)
     view = AttackView(model)
     assert view.folded
     with pytest.warns(UserWarning, match=f"{kind.__name__} is attacked.*rounding explains"):
@@ -123,7 +113,9 @@ class HookOnItself(odd.Base):
 
 @pytest.mark.parametrize("kind", [Closure, HookOnItself])
 def test_a_copy_that_reaches_into_the_model_is_not_used(kind, seeded):
-    model = randomise(kind()).eval()  # in eval mode the copy would give the right logits today, and others in training
+    model = odd.randomise(
+        kind()
+    ).eval()  # in eval mode the copy would give the right logits today, and others in training
     images = torch.rand(IMAGES, dtype=torch.float64)
     expected = model(images).detach()
     attributes = set(vars(model))
@@ -142,7 +134,7 @@ def test_the_models_own_error_is_not_covered_up(seeded):
 
 
 def test_an_attack_in_training_falls_back_and_leaves_no_trace(seeded):
-    model, images = randomise(odd.WeightNormInLogits()), torch.rand(IMAGES, dtype=torch.float64)
+    model, images = odd.randomise(odd.WeightNormInLogits()), torch.rand(IMAGES, dtype=torch.float64)
     state = copy.deepcopy(model.state_dict())
     attack = Attack(
         AttackView(model),
@@ -154,9 +146,7 @@ def test_an_attack_in_training_falls_back_and_leaves_no_trace(seeded):
         eps=0.05,
         generator=torch.Generator(),
     )
-    expected = pgd(
-        copy.deepcopy(model).eval(), images, images.clone(), direction, steps=3, step_size=0.02, eps=0.05
-    )
+    expected = pgd(copy.deepcopy(model).eval(), images, images.clone(), direction, steps=3, step_size=0.02, eps=0.05)
     with pytest.warns(UserWarning, match="attacked"):
         found = attack(images, torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -172,7 +162,7 @@ def test_random_numbers_are_as_without_the_comparison(seeded):
         def forward(self, x):
             return self.fc(F.dropout(self.features(x).mean((2, 3)), 0.5))
 
-    model, images = randomise(Chance()), torch.rand(100, 3, 6, 6, dtype=torch.float64)
+    model, images = odd.randomise(Chance()), torch.rand(100, 3, 6, 6, dtype=torch.float64)
     torch.manual_seed(5)
     expected = [copy.deepcopy(model).eval()(images).detach() for _ in range(2)]
     view = AttackView(model)
@@ -203,7 +193,7 @@ def test_rounding_is_no_difference(precision, seeded):
     layers = [nn.Conv2d(3, 16, 3, padding=1)]
     for _ in range(30):
         layers += [nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)]
-    model = randomise(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))).float()
+    model = odd.randomise(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))).float()
     view = AttackView(model, precision=precision)
     view(torch.rand(32, 3, 8, 8))
     assert view.why_live is None
