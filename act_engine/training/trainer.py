@@ -225,7 +225,7 @@ class Trainer:
             accumulate=train.accumulate,
             recompute=train.recompute_natural and name == "natural",
             clip_norm=optim.clip_norm,
-            ema_decay=train.ema if name == "robust" else None,
+            ema_decay=train.ema if name == deployed_model(self.objective.trains) else None,
         )
 
     def _attack(self) -> Attack | None:
