@@ -306,10 +306,10 @@ class CheckpointConfig:
 class EvaluateConfig:
     """The attack that measures robust accuracy: PGD from uniform starts, the worst of all restarts, or AutoAttack."""
 
-    attack: Literal["pgd", "autoattack", "none"] = "pgd"
-    """pgd, autoattack (with PGD beside it, to compare), or none for clean accuracy alone."""
+    attack: Literal["pgd", "autoattack", "apgd-ce", "apgd-t", "fab", "fab-t", "square", "none"] = "pgd"
+    """pgd; autoattack, or one of its attacks by name (with PGD beside it, to compare); none: clean accuracy alone."""
     version: Literal["standard", "plus", "rand"] = "standard"
-    """autoattack: its version; rand is for models that randomise."""
+    """autoattack: its version; rand is for models that randomise. Of its attacks by name: whose numbers of steps."""
     loss: Literal["ce", "margin", "dlr"] = "ce"
     """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
     targets: int = 0
@@ -342,6 +342,11 @@ class EvaluateConfig:
             require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
             require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+
+    @property
+    def by_library(self) -> bool:
+        """Whether the attack is AutoAttack or one of its attacks, whose result depends on the batches."""
+        return self.attack not in ("pgd", "none")
 
     def ball(self, attack: AttackConfig) -> tuple[float, str]:
         """Radius (in [0, 1] pixel units) and norm that a run is measured with: its own, or else its training's."""

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from act_engine.attack import Attack, AttackView
 from act_engine.config import Config
 from act_engine.data import Batch, build_data
-from act_engine.evaluation import check_evaluation, evaluate_models, format_table
+from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
 from act_engine.learners import Learner, build_learner, deployed, lr_schedule
 from act_engine.models import build_model, load_weights
 from act_engine.objectives import build_objective
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
-from act_engine.runs.folder import EVALUATION, check_run, open_run, write_json
+from act_engine.runs.folder import EVALUATION, MEASURED, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model
 from act_engine.training import checkpoint
 from act_engine.training.awp import WeightPerturbation
@@ -415,6 +415,12 @@ class Trainer:
             for name in self.learners:
                 models[name] = self._model(name).to(world.device)
                 load_weights(models[name], self.output / f"{name}.safetensors")
+        settings, seed = self.config.evaluate, self.config.train.seed
+        found = find_evaluation(self.output / EVALUATION, models, settings, seed) if world.is_main else None
+        if int(world.gather(torch.tensor([found is not None]).int())[0]):  # the run had come to its end before
+            if world.is_main:
+                print(f"\n{format_table(found)}\nrun folder: {self.output}, measured before")
+            return
         count = min(self.config.evaluate.images or self.data.test.num_samples, self.data.test.num_samples)
         total = len(models) * count
         with tqdm(total=total, desc="evaluating", unit="image", disable=not world.is_main) as bar:
@@ -425,7 +431,7 @@ class Trainer:
                 self.config.evaluate,
                 seed=self.config.train.seed,
                 world=world,
-                state=self.output / "autoattack",
+                state=self.output / MEASURED,
                 on_batch=lambda images: bar.update(images * world.size),
             )
         if world.is_main:
