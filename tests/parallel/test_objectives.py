@@ -83,7 +83,6 @@ def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     for (images, labels), _ in zip(trainer.data.train.epoch(0), range(STEPS), strict=False):
         mine = trainer.train_step(images, labels)
         losses.append(trainer.world.gather(torch.stack(list(mine.values()))).mean(0))
-        trainer.step += 1
     return torch.stack(losses), {name: deployed(learner.state_dict()[0]) for name, learner in trainer.learners.items()}
 
 

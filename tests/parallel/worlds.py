@@ -29,7 +29,6 @@ from act_engine.learners import build_learner
 from act_engine.learners.zero import import_deepspeed
 from act_engine.parallel import connect
 from act_engine.training import trainer as trainer_module
-from act_engine.training.runlog import NoLog
 from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
@@ -128,7 +127,6 @@ def train(trainer: Trainer, until: int) -> tuple[Tensor, list[dict[str, int]]]:
     for images, labels in trainer.data.train.epoch(0):
         mine = trainer.train_step(images, labels)
         losses.append(trainer.world.gather(torch.stack([mine["robust"], mine["natural"]])).mean(0))
-        trainer.step += 1
         if trainer.step == until:
             break
     Attack.__call__ = call
@@ -204,8 +202,8 @@ def run_world(output: Path) -> dict:
     if size == 2:
         trainer = make_trainer(output / "saved", SAVED, optimizer="adamw")
         train(trainer, SAVED_AT)
-        trainer._save(NoLog())
-        trainer.writer.join()
+        trainer.saving.save(trainer.step, say=print)
+        trainer.saving.join()
         dist.barrier()
     for name, parallel in RESUMED[size].items():
         folder = output / f"resumed-{size}-{name}"
