@@ -156,8 +156,13 @@ def test_evaluation_agrees_with_a_pil_loop(paths, image_tree: Path):
     with torch.no_grad():
         ours = torch.cat([model(images.float() / 255) for images, _ in data.test.epoch(0)])
         theirs = torch.cat([model(view(Image.open(name).convert("RGB"))[None]) for name in names])
-    assert torch.equal(ours.argmax(1), theirs.argmax(1))
+    # The pixels differ by up to 2 of 255 (the test above), the logits by less than 0.05 and 5 % of their size; where
+    # the two likeliest classes lie further apart than twice that, both loops must name the same one.
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+    best, second = theirs.topk(2).values.unbind(1)
+    told = best - second > 2 * (0.05 + 0.05 * theirs.abs().amax(1))
+    assert told.any()
+    assert torch.equal(ours.argmax(1)[told], theirs.argmax(1)[told])
 
 
 def test_the_training_view_is_a_resized_crop(paths, image_tree: Path):
@@ -194,7 +199,7 @@ def test_a_tree_in_memory_holds_the_pictures_that_dali_streams(tmp_path: Path, i
 
 
 def test_memory_does_not_grow_with_the_epochs(paths):
-    """20 epochs after a warm-up; keeping one batch of each would cost 12 MiB."""
+    """Keeping a batch of each of 20 epochs would cost 12 MiB, every time; an allocator's own growth comes to an end."""
     loader = build(paths, image_size=160).train
 
     def resident(epochs: range) -> int:
@@ -203,8 +208,14 @@ def test_memory_does_not_grow_with_the_epochs(paths):
                 pass
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
-    warm = resident(range(8))
-    assert resident(range(8, 28)) - warm < 6 * 2**20
+    before, grown = resident(range(8)), []
+    for first in (8, 28, 48):
+        after = resident(range(first, first + 20))
+        grown.append(after - before)
+        before = after
+        if grown[-1] < 6 * 2**20:
+            break
+    assert grown[-1] < 6 * 2**20, grown
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Together:
     """Processes as threads, which meet to add up their counts."""
 
     def __init__(self, size):
-        self.size, self.barrier, self.given = size, threading.Barrier(size, timeout=30), {}
+        self.size, self.barrier, self.given = size, threading.Barrier(size), {}
 
     def world(self, rank):
         world = World(rank, self.size, torch.device("cpu"), 60.0)
@@ -76,8 +76,8 @@ class Together:
 
 
 @pytest.mark.parametrize("images", [None, 90, 2])
-def test_a_part_measured_by_several_processes_is_the_same(images, seeded):
-    model = perceptron()
+def test_a_part_measured_by_several_processes_is_the_same(images, seeded, in_float64):
+    model = in_float64(perceptron())
     settings = EvaluateConfig(steps=2, restarts=2, images=images, batch_size=64, check_masking=images is not None)
 
     def measure(world):

@@ -104,5 +104,7 @@ def test_a_model_keeps_its_names_and_its_folding(calls, seeded):
     assert sum(isinstance(layer, SideBySideConv2d) for layer in model.modules()) == 11  # of 128 channels and more
     assert list(model.state_dict()) == names
     assert foldable_pairs(model) == pairs
-    torch.testing.assert_close(AttackView(model, precision="bfloat16")(images), expected, rtol=0.05, atol=0.02)
+    # Images, weights and outputs of 21 layers are rounded by up to 2^-9 of their size each; such errors add at random.
+    error = (AttackView(model, precision="bfloat16")(images) - expected).abs().max()
+    assert 0 < error <= 3 * (3 * 21) ** 0.5 * 2**-9 * expected.abs().max()
     assert calls == [(2, 256, 8, 8), *[(2, 512, 4, 4)] * 3]

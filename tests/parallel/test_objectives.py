@@ -51,11 +51,11 @@ def worlds(tmp_path_factory):
 
 @pytest.mark.parametrize(("strategy", "case"), SHARED)
 def test_two_processes_train_as_one(worlds, strategy, case):
-    """float32: sums in another order differ by 1e-7 of their size, and three steps let that grow a little."""
+    """float32: sums in another order differ by 1e-7 of their size, and three smooth steps let that grow a little."""
     losses, states = worlds[2][strategy, case]
     expected_losses, expected_states = worlds[1]["single", case]
     torch.testing.assert_close(losses, expected_losses, rtol=0, atol=1e-5)
-    assert (losses[0] - losses[-1]).abs().min() > 1e-4
+    assert (losses.amax(0) - losses.amin(0)).min() > 1e-4
     for name, state in expected_states.items():
         for key, value in state.items():
             torch.testing.assert_close(states[name][key], value, rtol=0, atol=1e-5)
@@ -70,7 +70,7 @@ def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     config = from_mapping(
         {
             "objective": objective,
-            "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
+            "attack": {"norm": "l2", "eps": 1.0, "step_size": 0.4, "steps": 2},
             "data": {"name": "digits", "batch_size": BATCH // size},
             "model": {"teacher_weights": str(folder / "teacher.pt")},
             "optim": {"lr": 0.1, "schedule": "constant"},

@@ -1,0 +1,73 @@
+"""Finished runs read back: their models, their data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from act_engine.config import Config
+from act_engine.data import Data, build_data
+from act_engine.models import build_model, load_weights
+from act_engine.parallel import World
+from act_engine.runs.folder import read_config
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its resolved config, its models by name, and its data."""
+
+    config: Config
+    models: dict[str, nn.Module]
+    data: Data
+
+
+def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, whole: bool = False) -> Run:
+    """Read a run back from its folder: every model that it exported, in eval mode, and its data.
+
+    The data is this process's part of it, or with `whole` all of it.
+
+    Raises:
+        ValueError: the folder holds no run, or one that has not come to its end.
+    """
+    config = read_config(folder)
+    batch_size = eval_batch_size or config.evaluate.batch_size
+    data = build_data(
+        **vars(config.data),
+        eval_batch_size=batch_size,
+        order_seed=config.train.seed,
+        device=world.device,
+        rank=0 if whole else world.rank,
+        world_size=1 if whole else world.size,
+    )
+    models = load_models(folder, config, data.image_shape, world)
+    return Run(config, models, data)
+
+
+def load_models(folder: Path, config: Config, image_shape: tuple[int, int, int], world: World) -> dict[str, nn.Module]:
+    """The models that the run in `folder` exported, by name, in eval mode; ValueError if there are none yet."""
+    models = {}
+    for name in ("robust", "natural"):
+        weights = folder / f"{name}.safetensors"
+        if weights.exists():
+            model = build_model(**config.model.architecture(name), image_shape=image_shape)
+            load_weights(model, weights)
+            models[name] = model.to(world.device).eval()
+    if not models:
+        raise ValueError(
+            f"{str(folder)!r}: the run has exported no weights yet; start it again with the same --output to end it"
+        )
+    return models
+
+
+def load_source(folder: Path, run: Run, world: World) -> nn.Module:
+    """The model of another run that a transfer attack is made on: its robust one, or the only one.
+
+    Raises:
+        ValueError: there is none, or it tells other classes apart or takes other images.
+    """
+    config = read_config(folder)
+    ours, theirs = run.config.model.num_classes, config.model.num_classes
+    if ours != theirs:
+        raise ValueError(f"--source: got {str(folder)!r}, whose models have {theirs} classes; the run's have {ours}")
+    models = load_models(folder, config, run.data.image_shape, world)
+    return models.get("robust", next(iter(models.values())))
