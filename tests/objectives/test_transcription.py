@@ -279,7 +279,8 @@ def test_weight_perturbation_goes_with_every_objective(method, tmp_path, monkeyp
 
 def test_weight_perturbation_waits_for_its_epoch(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path / "run", {"name": "madry", "awp_gamma": 0.02, "awp_start_epoch": 1}, {})
-    trainer.steps_per_epoch = 2
+    assert trainer.train_step.perturbation_start == len(trainer.data.train)
+    trainer.train_step.perturbation_start = 2
 
     def plain_step(*arguments):
         return madry(*arguments, gamma=0.0 if arguments[-1] < 2 else 0.02)
