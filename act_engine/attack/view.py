@@ -22,6 +22,7 @@ class LiveView:
         model: the module whose flags are set and put back.
         forward: images [B, C, H, W] to logits [B, classes] through it.
         whole: entered for that time, for a model whose parameters are not always all there.
+        dtype: what `forward` computes in, where that is less than the weights' own.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class LiveView:
         model: nn.Module,
         forward: Callable[[Tensor], Tensor],
         whole: Callable[[], AbstractContextManager] = nullcontext,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.model, self.forward, self.whole = model, forward, whole
+        self.model, self.forward, self.whole, self.dtype = model, forward, whole, dtype
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(images)

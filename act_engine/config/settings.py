@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from act_engine.config.checks import nearest, require
+from act_engine.config.checks import in_255ths, nearest, require, require_pixels
 
 OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
 
@@ -75,25 +75,35 @@ class AttackConfig:
         require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
         require(self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255")
         require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
+        require_pixels("attack.eps", self.eps, self.norm)
+        require_pixels("attack.step_size", self.step_size, self.norm)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder or webdataset."""
+    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder, webdataset, or the name of one
+    that an installed package adds."""
     path: str | None = None
-    """Where the data lies on disk; not needed for digits and textures."""
+    """Where the data lies on disk, ~ and $NAME allowed; digits and textures have none."""
     seed: int = 0
     """What textures draws and the choices below follow from it, whatever train.seed is; 0 or more."""
     classes: int | None = None
-    """Data sets in memory: keep the first so many classes, 2 or more; null: all."""
+    """Keep the first so many classes, 2 or more; null: all."""
     train_samples: int | None = None
-    """Data sets in memory: train on so many images, classes balanced, 1 or more; null: all."""
+    """Train on so many images, classes balanced, 1 or more; null: all."""
     validation_samples: int | None = None
-    """Data sets in memory: hold so many training images back, classes balanced, 1 or more, and measure on them instead
-    of the test images; null: none."""
+    """Hold so many training images back, classes balanced, 1 or more, and measure on them instead of the test images;
+    null: none."""
+    selection_samples: int | None = None
+    """Images that checkpoints are chosen by, classes balanced, 1 or more: of the data's own validation split where it
+    has one beside a test split, else training images, which are then not trained on. null: 1,000, or 2 % of a set of
+    fewer than 50,000 training images, where a setting needs them (checkpoint.best_every_epochs)."""
+    holdout: float | None = None
+    """image_folder, webdataset: share of each class's training images, above 0 and below 1, that are tested on, where
+    the data has no held-out split; null: it must have one."""
     label_noise: float = 0.0
-    """Data sets in memory: probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
+    """Probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
     batch_size: int = 128
     """Training images a step and process, 1 or more."""
     workers: int = 2
@@ -120,7 +130,10 @@ class DataConfig:
         require(self.workers >= 1, "data.workers", self.workers, "1 or more")
         require(self.seed >= 0, "data.seed", self.seed, "0 or more")
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
-        for name, least in (("classes", 2), ("train_samples", 1), ("validation_samples", 1)):
+        if self.holdout is not None:
+            require(0 < self.holdout < 1, "data.holdout", self.holdout, "above 0, below 1, or null")
+        counts = ("train_samples", "validation_samples", "selection_samples")
+        for name, least in (("classes", 2), *((count, 1) for count in counts)):
             value = getattr(self, name)
             require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
 
@@ -134,9 +147,9 @@ class ModelConfig:
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
     mean: tuple[float, ...] = ()
-    """Mean a channel that the model's first layer subtracts from images in [0, 1]; empty: none."""
+    """Mean a channel, 0 to 1, that the model's first layer subtracts from images in [0, 1]; empty: none."""
     std: tuple[float, ...] = ()
-    """Standard deviation a channel by which that layer divides, above 0; as long as mean."""
+    """Standard deviation a channel, above 0 and at most 1, by which that layer divides; as long as mean."""
     weights: str | None = None
     """File to start the robust model from: safetensors or a plain state dict; null: a fresh initialisation."""
     natural_weights: str | None = None
@@ -149,7 +162,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.num_classes is not None:
             require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
-        require(all(value > 0 for value in self.std), "model.std", list(self.std), "values above 0, one a channel")
+        for name, least in (("mean", "0"), ("std", "above 0")):
+            values = list(getattr(self, name))
+            large = in_255ths(*values) if values and max(values) > 1 else ""
+            inside = all((value >= 0 if name == "mean" else value > 0) and value <= 1 for value in values)
+            require(inside, f"model.{name}", values, f"{least} to 1, one a channel of images in [0, 1]{large}")
         require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
 
     def architecture(self, learner: str) -> dict[str, Any]:
@@ -215,8 +232,9 @@ class TrainConfig:
     """Equal parts in which a process goes through its batch, 1 or more, to save memory: the step is the same, except
     that BatchNorm sees each part by itself."""
     ema: float | None = None
-    """Decay a step, such as 0.999, of a moving average of the robust model's weights, which is then what is exported
-    and evaluated; null: no average."""
+    """Decay a step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics, which
+    is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It begins
+    with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
 
@@ -389,3 +407,7 @@ class Config:
         own_norm = self.evaluate.norm in (None, self.attack.norm)
         allowed = f"a radius in {self.evaluate.norm}, since attack.eps is one in {self.attack.norm}"
         require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)
+        for name in ("eps", "step_size"):
+            value = getattr(self.evaluate, name)
+            if value is not None:
+                require_pixels(f"evaluate.{name}", value, self.evaluate.norm or self.attack.norm)

@@ -57,17 +57,17 @@ def tree_to_shards(tree: str | Path, folder: str | Path, samples_per_shard: int 
 
     The images' bytes are copied as they are; labels are the classes' sorted order.
     """
-    from act_engine.data.files import class_folders, split_folders
+    from act_engine.data.image_folder import list_class_folders
 
-    for split in split_folders(str(tree), "tree"):
-        files = class_folders(split)
-        target = Path(folder, split.name)
+    for split in ("train", "val"):
+        files = list_class_folders(Path(tree, split)).files
+        target = Path(folder, split)
         target.mkdir(parents=True, exist_ok=True)
         for first in range(0, len(files), samples_per_shard):
             with tarfile.open(target / f"{first // samples_per_shard:06d}.tar", "w") as shard:
                 for index in range(first, min(first + samples_per_shard, len(files))):
-                    suffix = Path(files.names[index]).suffix.lower()
-                    _add(shard, f"{index:08d}{suffix}", files.read(index).tobytes())
+                    suffix = Path(files.name(index)).suffix.lower()
+                    _add(shard, f"{index:08d}{suffix}", files.read(index))
                     _add(shard, f"{index:08d}.cls", str(files.labels[index]).encode())
     return Path(folder)
 

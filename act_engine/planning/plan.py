@@ -5,29 +5,18 @@ from collections.abc import Sequence
 import torch
 
 from act_engine.config import Config
+from act_engine.data import data_facts
 from act_engine.models import build_model
 from act_engine.objectives import build_objective
 from act_engine.planning.dry_run import Step, measure_step
 
 FLOAT_BYTES = 4  # weights, gradients and the optimizer's tensors are float32 whatever the precision of the passes
-DATA_SETS = {  # training images, classes, picture; None: data.image_size
-    "digits": (1297, 10, (1, 8, 8)),
-    "cifar10": (50_000, 10, (3, 32, 32)),
-    "cifar100": (50_000, 100, (3, 32, 32)),
-    "image_folder": (1_281_167, 1000, None),
-    "webdataset": (1_281_167, 1000, None),
-}
 
 
 def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_second: float | None) -> str:
     """The whole plan as text; `images_per_second` is one GPU's."""
-    if config.data.name not in DATA_SETS:
-        raise ValueError(f"data.name: {config.data.name!r} cannot be planned for; allowed: {', '.join(DATA_SETS)}")
-    usual_images, classes, shape = DATA_SETS[config.data.name]
+    usual_images, classes, shape = data_facts(**vars(config.data))
     images = images or usual_images
-    if shape is None:
-        side = max(config.data.train_sizes or (config.data.image_size,))
-        shape = (3, side, side)
     objective = build_objective(**config.objective.method())
     names = {role: config.model.architecture(role)["name"] for role in ("robust", "natural", "teacher")}
     step = measure_step(

@@ -116,12 +116,14 @@ def decoded(base: Config, output: Path) -> Config:
     if not file.exists():
         import numpy as np
 
-        from act_engine.data import sources
+        from act_engine.data.cifar import cifar
 
-        arrays, _ = sources.cifar(name, base.data.path, download=False, workers=base.data.workers, bad_images="error")
+        data = cifar(name, base.data.path, download=False, workers=base.data.workers, bad_images="error")
+        arrays = {"train_images": data.train.images, "train_labels": data.train.labels}
+        arrays |= {"test_images": data.test.images, "test_labels": data.test.labels}
         output.mkdir(parents=True, exist_ok=True)
         partial = output / f".{name}.partial.npz"
-        np.savez(partial, **{part: getattr(arrays, part) for part in arrays._fields if part != "num_classes"})
+        np.savez(partial, **arrays)
         os.replace(partial, file)
     augment = base.data.augment or "crop_flip"
     return dataclasses.replace(base, data=dataclasses.replace(base.data, name="npz", path=str(file), augment=augment))

@@ -60,10 +60,20 @@ def check_given(models: Mapping[str, nn.Module] | None, objective: Objective) ->
     return dict(models)
 
 
-def make_learner(
-    config: Config, name: str, model: nn.Module, world: World, *, steps_per_epoch: int, total_steps: int
+def make_learners(
+    config: Config, models: Mapping[str, nn.Module], world: World, *, steps_per_epoch: int, total_steps: int
+) -> dict[str, Learner]:
+    """What trains each of the models that the objective trains, by its name; the deployed one is averaged."""
+    steps = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    averaged = deployed_model(models)
+    return {
+        name: _make_learner(config, name, model, world, name == averaged, **steps) for name, model in models.items()
+    }
+
+
+def _make_learner(
+    config: Config, name: str, model: nn.Module, world: World, averaged: bool, *, steps_per_epoch: int, total_steps: int
 ) -> Learner:
-    """What trains `model`, which the objective calls `name`."""
     optim, train, parallel = config.optim, config.train, config.parallel
     lr_at = lr_schedule(
         optim.schedule,
@@ -93,7 +103,7 @@ def make_learner(
         accumulate=train.accumulate,
         recompute=train.recompute_natural and name == "natural",
         clip_norm=optim.clip_norm,
-        ema_decay=train.ema if name == "robust" else None,
+        ema_decay=train.ema if averaged else None,
     )
 
 

@@ -23,7 +23,7 @@ from act_engine.runs import environment
 from act_engine.runs.folder import EVALUATION, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model
 from act_engine.training import checkpoint
-from act_engine.training.build import check_given, make_data, make_learner, make_model, make_step
+from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
 from act_engine.training.profiling import NoProfile, StepProfile
 from act_engine.training.resolve import resolve
@@ -80,7 +80,7 @@ class Trainer:
             if world.is_main:
                 check_run(self.output, config)
         steps = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
-        self.learners = {name: make_learner(config, name, model, world, **steps) for name, model in trained.items()}
+        self.learners = make_learners(config, trained, world, **steps)
         self.train_step = make_step(
             config, self.objective, self.learners, self.frozen, world, steps_per_epoch=self.steps_per_epoch
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from act_engine.config import from_mapping, read_recipe, recipe_names
+from act_engine.data import sources
 from act_engine.data.sample_tree import write_tree
 from act_engine.models import build_model
 from act_engine.training.trainer import Trainer
@@ -64,11 +65,13 @@ def test_a_recipe_steps_at_a_tiny_size(name: str, trees: dict[str, Path], tmp_pa
     """The recipe's own objective, attack, optimizer and data source; 2 pictures of 32 pixels, a small sibling model."""
     config = from_mapping(read_recipe(name))
     tiny = {
-        "data": {"path": str(trees[config.data.name]), "batch_size": 2, "workers": 1, "image_size": 32},
+        "data": {"path": str(trees[config.data.name]), "batch_size": 2, "workers": 1},
         "model": {"name": SMALL_SIBLINGS.get(config.model.name, config.model.name)},
         "attack": {"steps": 1},
         "train": {"device": "cpu"},
     }
+    if sources()[config.data.name].streamed:
+        tiny["data"]["image_size"] = 32
     if config.data.train_sizes:
         tiny["data"]["train_sizes"] = [size // 7 * 2 for size in config.data.train_sizes]
     config = from_mapping(tiny, config)

@@ -5,7 +5,6 @@ Under ddp the two compute the natural model's activations twice, which changes n
 Run as a script with an output folder, this file does the training and writes ``world-N.pt``.
 """
 
-import functools
 import importlib
 import os
 import subprocess
@@ -19,10 +18,10 @@ import torch.distributed as dist
 from worlds import TinyNet
 
 from act_engine.config import from_mapping
-from act_engine.data import sources
+from act_engine.data.digits import digits
 from act_engine.learners import deployed
 from act_engine.learners.zero import import_deepspeed
-from act_engine.training import trainer as trainer_module
+from act_engine.training import build
 from act_engine.training.trainer import Trainer
 
 SIZES, BATCH, STEPS = (1, 2), 32, 3
@@ -99,11 +98,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     importlib.import_module("torch._dynamo")  # DistributedDataParallel asks for it: once, before the forks
     import_deepspeed("cpu")  # likewise
-    sources.digits = functools.cache(sources.digits)
-    sources.digits()
+    digits()  # likewise
     torch.manual_seed(0)
     torch.save(TinyNet(10).state_dict(), folder / "teacher.pt")
-    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
+    build.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
     fork = get_context("fork")
     for size in SIZES:
         processes = [fork.Process(target=work, args=(rank, size, folder)) for rank in range(size)]

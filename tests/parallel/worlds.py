@@ -4,7 +4,6 @@ Run as a script with an output folder. It imports everything once and forks each
 all of the training; rank 0 of a world of N writes what came out into ``world-N.pt``.
 """
 
-import functools
 import gc
 import importlib
 import json
@@ -23,12 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack
 from act_engine.config import AttackConfig, EvaluateConfig, from_mapping
-from act_engine.data import build_data, sources
+from act_engine.data import build_data
+from act_engine.data.digits import digits
 from act_engine.evaluation import evaluate_models
 from act_engine.learners import build_learner
 from act_engine.learners.zero import import_deepspeed
 from act_engine.parallel import connect
-from act_engine.training import trainer as trainer_module
+from act_engine.training import build
 from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
@@ -237,8 +237,7 @@ def import_all() -> None:
     import_deepspeed("cpu")
     importlib.import_module("torch._inductor.compile_fx")
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    sources.digits = functools.cache(sources.digits)
-    sources.digits()
+    digits()
     gc.freeze()  # ZeRO-3 collects garbage, which would go through all of it for every model
 
 
@@ -257,7 +256,7 @@ def main(output: Path) -> None:
     torch.save(TinyNet(10).state_dict(), output / "model.pt")
     (output / "shard_all.json").write_text(json.dumps(SHARD_ALL))
     (output / "small_buckets.json").write_text(json.dumps(SMALL_BUCKETS))
-    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
+    build.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
     for size in WORLDS:
         processes = [Process(target=work, args=(rank, size, output)) for rank in range(size)]
         for process in processes:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from act_engine import plan
-from act_engine.config import OBJECTIVES
+from act_engine.config import OBJECTIVES, from_mapping
+from act_engine.data import sources
 from act_engine.objectives import build_objective
 from act_engine.planning.dry_run import measure_step
+from act_engine.planning.plan import plan as plan_text
 
 INPUTS, HIDDEN, CLASSES = 12, 20, 5
 
@@ -52,6 +56,19 @@ def test_activations_are_those_that_autograd_keeps():
     assert madry.fixed_bytes < 100
     act = measure_step(build_objective("act"), perceptron, (3, 2, 2))
     assert act.activation_bytes >= 4 * 2 * (INPUTS + HIDDEN + CLASSES)
+
+
+@pytest.mark.parametrize("name", sources())
+def test_every_data_set_can_be_planned_for(name: str, tmp_path: Path):
+    """By what its source says of itself, or by what it holds."""
+    config = {"model": {"name": "small_cnn"}, "data": {"name": name}}
+    if sources()[name].usual is None:
+        images, labels = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 3
+        np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+        config["data"]["path"] = str(tmp_path / "a.npz")
+    planned = plan_text(from_mapping(config), gpus=[1], images=None, images_per_second=None)
+    assert planned.startswith(f"act on {name}, pictures ")
+    assert f"epochs of {6 if name == 'npz' else sources()[name].usual.images:,} images" in planned
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -138,7 +155,7 @@ def test_the_speed_of_a_run_is_its_median(tmp_path, capsys: pytest.CaptureFixtur
         (["--recipe", "digits", "--images-per-second", "-3"], "--images-per-second: -3.0 given; it must be above 0"),
         (["--recipe", "digits", "--measured", "nowhere"], "--measured: nowhere holds no metrics.jsonl"),
         (["--recipe", "digits", "--measured", "x", "--images-per-second", "3"], "give at most one of the two"),
-        (["--recipe", "digits", "--data.name", "npz"], "data.name: 'npz' cannot be planned for"),
+        (["--recipe", "digits", "--data.name", "npz"], "data.path: there is no file None; npz needs the path"),
         (["--recipe", "digits", "--model.name", "smal_cnn"], "model.name: unknown model 'smal_cnn'"),
     ],
 )
