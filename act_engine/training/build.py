@@ -9,7 +9,7 @@ from act_engine.attack import Attack, AttackView
 from act_engine.config import Config
 from act_engine.data import Data, build_data
 from act_engine.learners import Learner, build_learner, lr_schedule
-from act_engine.models import build_model, load_weights
+from act_engine.models import build_model, load_pretrained, load_weights
 from act_engine.objectives import Objective
 from act_engine.parallel import World
 from act_engine.runs.methods import deployed_model
@@ -31,14 +31,26 @@ def make_data(config: Config, world: World) -> Data:
 
 
 def make_model(config: Config, name: str, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The model called `name`, ``"robust"``, ``"natural"`` or ``"teacher"``, as the run begins with it."""
-    model = config.model
+    """The model called `name`, ``"robust"``, ``"natural"`` or ``"teacher"``, freshly initialised."""
     torch.manual_seed(stream(config.train.seed, 0, f"init {name}"))
-    module = build_model(**model.architecture(name), image_shape=image_shape)
-    files = {"robust": model.weights, "natural": model.natural_weights, "teacher": model.teacher_weights}
-    weights = files[name]
-    if weights is not None:
-        load_weights(module, weights)
+    return build_model(**config.model.architecture(name), image_shape=image_shape)
+
+
+def start_model(config: Config, name: str, image_shape: tuple[int, int, int], say: Callable[[str], None]) -> nn.Module:
+    """The model called `name` with the weights that the run starts it from; `say` is told how they were read."""
+    settings, module, notes = config.model, make_model(config, name, image_shape), []
+    files = {"robust": settings.weights, "natural": settings.natural_weights, "teacher": settings.teacher_weights}
+    new_head = settings.head == "new" and name != "teacher"
+    if files[name] is not None:
+        entry = settings.weights_entry if name == "robust" else None
+        notes = load_weights(module, files[name], new_head=new_head, entry=entry)
+    elif settings.pretrained and name != "teacher":
+        given = settings.architecture(name)
+        notes = load_pretrained(
+            module, given["name"], image_shape=image_shape, options=given["options"], new_head=new_head
+        )
+    for note in notes:
+        say(f"{name} model: {note}")
     return module
 
 

@@ -8,22 +8,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.profiler import record_function
 from tqdm import tqdm
 
 from act_engine.config import Config
 from act_engine.data import Batch, Data
-from act_engine.evaluation import check_evaluation, evaluate_models, format_table
+from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
 from act_engine.learners import deployed
-from act_engine.models import load_weights
+from act_engine.models import describe_model, load_weights
 from act_engine.objectives import build_objective
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
-from act_engine.runs.folder import EVALUATION, check_run, open_run, write_json
+from act_engine.runs.folder import EVALUATION, MEASURED, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model
 from act_engine.training import checkpoint
-from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step
+from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step, start_model
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
 from act_engine.training.profiling import NoProfile, StepProfile
 from act_engine.training.resolve import resolve
@@ -75,8 +76,8 @@ class Trainer:
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
             # As they are before any training: what is measured later is a copy with other weights.
             self._given = {name: copy.deepcopy(model) for name, model in check_given(models, self.objective).items()}
-            trained = {name: (models or {}).get(name) or self._model(name) for name in self.objective.trains}
-            self.frozen = {name: self._model(name).to(world.device) for name in self.objective.frozen}
+            trained = {name: self._start(name, models) for name in self.objective.trains}
+            self.frozen = {name: self._start(name, models).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
         steps = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
@@ -192,8 +193,15 @@ class Trainer:
 
         return StepProfile(self.output, report)
 
+    def _start(self, name: str, given: Mapping[str, nn.Module] | None) -> nn.Module:
+        """The model of that name that is trained, or used: the one given, or built with the weights it starts from."""
+        if given is not None:
+            return given[name]
+        say = print if self.world.is_main else lambda note: None
+        return start_model(self.config, name, self.data.image_shape, say)
+
     def _model(self, name: str) -> nn.Module:
-        """A model of that name as the run begins with it."""
+        """A model of the same architecture, to load trained weights into."""
         if name in self._given:
             return copy.deepcopy(self._given[name])
         return make_model(self.config, name, self.data.image_shape)
@@ -258,6 +266,12 @@ class Trainer:
         self.saving.best = {"step": self.step, "accuracy": accuracy}
         return True
 
+    def _architecture(self, name: str) -> dict[str, str]:
+        """What an exported file says of its model, from which `load_model` builds it; nothing of a given module."""
+        if name in self._given:
+            return {}
+        return describe_model(**self.config.model.architecture(name), image_shape=self.data.image_shape)
+
     def _finish(self) -> None:
         """Export the models, measure what was exported, and say so."""
         world = self.world
@@ -265,12 +279,20 @@ class Trainer:
         with world.together():
             for name, tensors in states.items():
                 if world.is_main:
-                    checkpoint.export_weights(self.output / f"{name}.safetensors", deployed(tensors))
+                    file = self.output / f"{name}.safetensors"
+                    checkpoint.export_weights(file, deployed(tensors), self._architecture(name))
         models = {}
         with world.together():
             for name in self.learners:
                 models[name] = self._model(name).to(world.device).eval()
                 load_weights(models[name], self.output / f"{name}.safetensors")
+        settings, seed = self.config.evaluate, self.config.train.seed
+        found = find_evaluation(self.output / EVALUATION, models, settings, seed) if world.is_main else None
+        if int(world.gather(torch.tensor([found is not None]).int())[0]):  # the run had come to its end before
+            self.evaluation, self._exported = found, models
+            if world.is_main:
+                print(f"\n{format_table(found)}\nrun folder: {self.output}, measured before")
+            return
         count = min(self.config.evaluate.images or self.data.test.num_samples, self.data.test.num_samples)
         total = len(models) * count
         with tqdm(total=total, desc="evaluating", unit="image", disable=not world.is_main) as bar:
@@ -281,7 +303,7 @@ class Trainer:
                 self.config.evaluate,
                 seed=self.config.train.seed,
                 world=world,
-                state=self.output / "autoattack",
+                state=self.output / MEASURED,
                 on_batch=lambda images: bar.update(images * world.size),
             )
         self._exported = models
