@@ -28,6 +28,8 @@ class Arguments(EvaluateConfig):
     """Of the random starts; null: the run's."""
     source: str | None = None
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
+    again: bool = False
+    """Measure anew what the same evaluation has measured before and kept in the run's folder."""
     quick: bool = False
     """A look, no evidence: PGD-10 from one start on 500 images, unless given otherwise; nothing is written."""
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import EVALUATION, read_config, write_json
+        from act_engine.runs.folder import EVALUATION, MEASURED, read_config, write_json
         from act_engine.runs.load import load_run, load_source
 
         folder = Path(options["run"])
@@ -55,23 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = dataclasses.replace(config.evaluate, **changes)
             dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
             check_evaluation(settings, config.model.num_classes)
-            whole = settings.attack == "autoattack"
+            whole = settings.by_library
             run = load_run(folder, world, settings.batch_size, whole=whole)
             source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
         seed = config.train.seed if seed is None else seed
-    evaluation = evaluate_models(
-        run.models,
-        run.data.test,
-        config.attack,
-        settings,
-        seed=seed,
-        world=world,
-        source=model,
-        state=None if quick else folder / "autoattack",
-        whole=whole,
-    )
+    try:
+        evaluation = evaluate_models(
+            run.models,
+            run.data.test,
+            config.attack,
+            settings,
+            seed=seed,
+            world=world,
+            source=model,
+            state=None if quick else folder / MEASURED,
+            again=options.get("again", False),
+            whole=whole,
+        )
+    except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if source is not None:
         evaluation["source"] = source
     if world.is_main:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.get("output") is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
         # After the arguments: a typo need not wait for torch.
+        from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
         from act_engine.training.trainer import NonFiniteLoss, Trainer
 
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NonFiniteLoss, OSError) as error:
         if trainer.world.is_main:
             print(f"error: {error}", file=sys.stderr)
+    except PremiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except ProcessLost as error:
         print(f"error: {error}", file=sys.stderr)
     return 1

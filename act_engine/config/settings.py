@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from act_engine.config.checks import nearest, require
+from act_engine.config.checks import in_255ths, nearest, require, require_pixels
 
 OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
 
@@ -75,6 +75,8 @@ class AttackConfig:
         require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
         require(self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255")
         require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
+        require_pixels("attack.eps", self.eps, self.norm)
+        require_pixels("attack.step_size", self.step_size, self.norm)
 
 
 @dataclass(frozen=True)
@@ -142,34 +144,87 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = "small_cnn"
-    """Architecture of the robust model (and of the natural one, unless natural_name says otherwise)."""
+    """Architecture of the robust model (and of the natural one, unless natural_name says otherwise): one of this
+    package's, any of timm's, an installed plugin's (entry point act_engine.models), or package.module:factory."""
     natural_name: str | None = None
     """Architecture of the natural model; null: the same as name."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the architecture, such as {drop_path_rate: 0.1}; timm's ViTs and ConvNeXts also take
+    conv_stem (true: strided 3x3 convolutions instead of one patch convolution)."""
+    natural_options: dict[str, Any] | None = None
+    """The same for the natural model; null: as options if it has the same architecture, or else none."""
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
     mean: tuple[float, ...] = ()
-    """Mean a channel that the model's first layer subtracts from images in [0, 1]; empty: none."""
+    """Mean a channel, 0 to 1, that the model's first layer subtracts from images in [0, 1]; empty: none, but with
+    robustbench_* CIFAR-10's (100 classes: CIFAR-100's), and with input normalized the one of timm's weights."""
     std: tuple[float, ...] = ()
-    """Standard deviation a channel by which that layer divides, above 0; as long as mean."""
+    """Standard deviation a channel, above 0 and at most 1, by which that layer divides; as long as mean."""
+    input: Literal["unit", "normalized", "byte"] = "unit"
+    """What the architecture takes: unit (images in [0, 1], or what mean and std make of them), normalized (the same;
+    without a mean, as timm's weights expect), byte (in [0, 255], without mean and std)."""
+    output: Literal["logits", "probabilities", "log_probabilities"] = "logits"
+    """What the architecture called name gives; of probabilities the logarithm is taken."""
+    output_field: str | None = None
+    """Where in a tuple, list, mapping or dataclass that it returns this stands: an index such as 0, a key or an
+    attribute; null: it is returned alone."""
     weights: str | None = None
-    """File to start the robust model from: safetensors or a plain state dict; null: a fresh initialisation."""
+    """File to start the robust model from: safetensors, or a PyTorch file of tensors and plain values; null: a fresh
+    initialisation. Wrappers and prefixes around the weights are seen through."""
+    weights_entry: str | None = None
+    """Which entry of that file, such as ema or nets.robust; null: the one that fits, averaged weights first."""
     natural_weights: str | None = None
     """The same for the natural model."""
+    pretrained: bool = False
+    """Start every trained model that has no file from timm's published weights; an empty mean is then theirs."""
+    head: Literal["keep", "new"] = "keep"
+    """The classifier of weights that a trained model starts from: keep it, or leave it out and begin a new one (new),
+    as for another number of classes."""
     teacher_name: str | None = None
     """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
+    teacher_options: dict[str, Any] | None = None
+    """RSLAD: its keyword arguments; null: as options if it has the same architecture, or else none."""
     teacher_weights: str | None = None
     """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""
 
     def __post_init__(self) -> None:
         if self.num_classes is not None:
             require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
-        require(all(value > 0 for value in self.std), "model.std", list(self.std), "values above 0, one a channel")
+        for name, least in (("mean", "0"), ("std", "above 0")):
+            values = list(getattr(self, name))
+            large = in_255ths(*values) if values and max(values) > 1 else ""
+            inside = all((value >= 0 if name == "mean" else value > 0) and value <= 1 for value in values)
+            require(inside, f"model.{name}", values, f"{least} to 1, one a channel of images in [0, 1]{large}")
         require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
+        require(
+            self.input != "byte" or not self.mean,
+            "model.input",
+            self.input,
+            "unit, with mean and std divided by 255",
+        )
+        files = self.weights or self.natural_weights or self.pretrained
+        require(self.head == "keep" or bool(files), "model.head", self.head, "keep, without weights to start from")
+        entry = self.weights_entry
+        require(entry is None or self.weights is not None, "model.weights_entry", entry, "null without model.weights")
 
     def architecture(self, learner: str) -> dict[str, Any]:
         """The settings of `act_engine.models.build_model` for the robust, the natural or the teacher model."""
-        name = {"natural": self.natural_name, "teacher": self.teacher_name}.get(learner) or self.name
-        return {"name": name, "num_classes": self.num_classes, "mean": self.mean or None, "std": self.std or None}
+        name, options = {
+            "natural": (self.natural_name, self.natural_options),
+            "teacher": (self.teacher_name, self.teacher_options),
+        }.get(learner, (None, None))
+        name = name or self.name
+        same = name == self.name
+        return {
+            "name": name,
+            "num_classes": self.num_classes,
+            "mean": self.mean or None,
+            "std": self.std or None,
+            "options": options if options is not None else self.options if same else {},
+            "input": "normalized" if self.pretrained and self.input == "unit" else self.input,
+            "output": self.output if same else "logits",
+            "output_field": self.output_field if same else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -229,8 +284,9 @@ class TrainConfig:
     """Equal parts in which a process goes through its batch, 1 or more, to save memory: the step is the same, except
     that BatchNorm sees each part by itself."""
     ema: float | None = None
-    """Decay a step, such as 0.999, of a moving average of the robust model's weights, which is then what is exported
-    and evaluated; null: no average."""
+    """Decay a step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics, which
+    is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It begins
+    with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
 
@@ -302,10 +358,10 @@ class CheckpointConfig:
 class EvaluateConfig:
     """The attack that measures robust accuracy: PGD from uniform starts, the worst of all restarts, or AutoAttack."""
 
-    attack: Literal["pgd", "autoattack", "none"] = "pgd"
-    """pgd, autoattack (with PGD beside it, to compare), or none for clean accuracy alone."""
+    attack: Literal["pgd", "autoattack", "apgd-ce", "apgd-t", "fab", "fab-t", "square", "none"] = "pgd"
+    """pgd; autoattack, or one of its attacks by name (with PGD beside it, to compare); none: clean accuracy alone."""
     version: Literal["standard", "plus", "rand"] = "standard"
-    """autoattack: its version; rand is for models that randomise."""
+    """autoattack: its version; rand is for models that randomise. Of its attacks by name: whose numbers of steps."""
     loss: Literal["ce", "margin", "dlr"] = "ce"
     """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
     targets: int = 0
@@ -338,6 +394,11 @@ class EvaluateConfig:
             require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
             require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+
+    @property
+    def by_library(self) -> bool:
+        """Whether the attack is AutoAttack or one of its attacks, whose result depends on the batches."""
+        return self.attack not in ("pgd", "none")
 
     def ball(self, attack: AttackConfig) -> tuple[float, str]:
         """Radius (in [0, 1] pixel units) and norm that a run is measured with: its own, or else its training's."""
@@ -403,3 +464,7 @@ class Config:
         own_norm = self.evaluate.norm in (None, self.attack.norm)
         allowed = f"a radius in {self.evaluate.norm}, since attack.eps is one in {self.attack.norm}"
         require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)
+        for name in ("eps", "step_size"):
+            value = getattr(self.evaluate, name)
+            if value is not None:
+                require_pixels(f"evaluate.{name}", value, self.evaluate.norm or self.attack.norm)

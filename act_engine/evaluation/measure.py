@@ -1,11 +1,13 @@
 """Measuring models as a config says, clean and under attack, with the result as JSON."""
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from act_engine.attack import AttackView
@@ -13,11 +15,14 @@ from act_engine.config import AttackConfig, EvaluateConfig
 from act_engine.data import Loader
 from act_engine.evaluation.accuracy import Accuracy, evaluate
 from act_engine.evaluation.attacks import EvaluationAttack, PGDAttack, RandomNoise, Transfer
-from act_engine.evaluation.autoattack import MIN_CLASSES, AutoAttack, import_autoattack
+from act_engine.evaluation.autoattack import AutoAttack, import_autoattack
 from act_engine.evaluation.interval import wilson
+from act_engine.evaluation.kept import Kept, weights
 from act_engine.evaluation.losses import NEEDS_CLASSES
 from act_engine.evaluation.masking import RadiiProbe, signs_of_masking
+from act_engine.evaluation.premises import once_each
 from act_engine.evaluation.subset import spread
+from act_engine.evaluation.table import NAMES
 from act_engine.parallel import World
 
 
@@ -36,12 +41,8 @@ def check_evaluation(settings: EvaluateConfig, num_classes: int) -> None:
         raise ValueError(
             f"evaluate.targets: got {settings.targets}; allowed with {num_classes} classes: 0 to {num_classes - 1}"
         )
-    if settings.attack == "autoattack":
+    if settings.by_library:
         import_autoattack()
-        if num_classes < MIN_CLASSES:
-            raise ValueError(
-                f"evaluate.attack: got 'autoattack' with {num_classes} classes; it needs {MIN_CLASSES} or more: use pgd"
-            )
 
 
 def evaluate_models(
@@ -54,6 +55,7 @@ def evaluate_models(
     world: World,
     source: nn.Module | None = None,
     state: Path | None = None,
+    again: bool = False,
     whole: bool = False,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
@@ -65,7 +67,9 @@ def evaluate_models(
         attack: the training's, for what `settings` leave to it.
         seed: of the random starts.
         source: a model to make transferred attacks on; None: no such attack.
-        state: folder in which AutoAttack keeps what it has done; None: it keeps nothing.
+        state: folder in which the attacks keep what they have done, batch by batch, so that the same evaluation goes on
+            where it was interrupted and measures nothing twice; None: they keep nothing.
+        again: measure anew what is kept there.
         whole: `loader` gives all images on every process, of which each takes its share in whole batches: AutoAttack's
             result is then the same for any number of processes.
     """
@@ -74,41 +78,86 @@ def evaluate_models(
     pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, norm, settings.loss, settings.targets)
     share = _Share(loader, settings.images, world, whole)
     attacked = settings.attack != "none"
-    controls: dict[str, EvaluationAttack] = {}
+    noise = RandomNoise(eps, norm)
     probe = None
-    if attacked:
-        noise = RandomNoise(eps, norm)
-        controls["noise"] = noise
-        if settings.check_masking and eps > 0:
-            probe = RadiiProbe(eps, norm, _diameter(loader, norm))
-            controls["masking"] = probe
-    if source is not None:
-        controls["transfer"] = Transfer(AttackView(source), pgd)
+    if attacked and settings.check_masking and eps > 0:
+        probe = RadiiProbe(eps, norm, _diameter(loader, norm), loss=settings.loss)
+    viewed = None if source is None else AttackView(source)
     result: dict[str, Any] = {}
     for name, model in models.items():
-        main: EvaluationAttack | None = pgd if attacked else None
-        if settings.attack == "autoattack":
-            controls["pgd"] = pgd
-            main = AutoAttack(model, eps, norm, settings.version, state, name)
+        attacks: dict[str, EvaluationAttack] = {}
+        if attacked:
+            attacks = {"robust": pgd, "noise": noise} | ({} if probe is None else {"masking": probe})
+        if viewed is not None:
+            attacks["transfer"] = Transfer(viewed, pgd)
+        if settings.by_library:
+            named = None if settings.attack == "autoattack" else (settings.attack,)
+            attacks |= {"robust": AutoAttack(model, eps, norm, settings.version, named), "pgd": pgd}
+        if state is not None:
+            attacks = _kept(attacks, model, source, state / name, again)
         measured = evaluate(
             model,
             share.batches(),
-            attack=main,
-            controls=controls,
+            attack=attacks.pop("robust", None),
+            controls=attacks,
             seed=seed,
             first=share.first,
             total=share.total,
             sum_over_ranks=world.total,
+            together=world.together,
             on_batch=on_batch,
+            warn=lambda text: None,  # they stand in the result
         )
-        result[name] = _describe(measured, main, probe)
-    evaluation = {"models": result, "attack": None, "samples": share.total, "seed": seed}
+        result[name] = _describe(measured, settings.attack, probe, world)
+    evaluation = {"models": result, "attack": None, "samples": share.total, **_question(models, settings, seed)}
     if attacked:
         described = {"name": "pgd", "start": "uniform", **asdict(pgd)}
-        if settings.attack == "autoattack":
-            described = {"name": "autoattack", "version": settings.version, "eps": eps, "norm": norm, "pgd": described}
+        if settings.by_library:
+            library = {"name": settings.attack, "version": settings.version, "eps": eps, "norm": norm}
+            described = library | {"pgd": described}
         evaluation |= {"attack": described, "noise_draws": noise.draws}
     return evaluation
+
+
+def find_evaluation(
+    file: Path, models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int
+) -> dict[str, Any] | None:
+    """The evaluation.json in `file` if it holds these models, measured with these settings; else None."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        question = {name: found[name] for name in ("seed", "settings", "weights")}
+        whole = found["models"].keys() == models.keys() and {"attack", "samples"} <= found.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or none of ours
+        return None
+    same = question == json.loads(json.dumps(_question(models, settings, seed)))
+    return found if same and whole and "source" not in found else None
+
+
+def _question(models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int) -> dict[str, Any]:
+    """What an evaluation of a run's models was asked to measure."""
+    return {
+        "seed": seed,
+        "settings": asdict(settings),
+        "weights": {name: weights(model) for name, model in models.items()},
+    }
+
+
+def _kept(
+    attacks: Mapping[str, EvaluationAttack], model: nn.Module, source: nn.Module | None, file: Path, again: bool
+) -> dict[str, EvaluationAttack]:
+    """The attacks, each of which keeps its results in files that begin with `file`."""
+    models = {"weights": weights(model)}
+    kept: dict[str, EvaluationAttack] = {}
+    for name, attack in attacks.items():
+        settings: dict[str, Any] = {"attack": type(attack).__name__, **models}
+        others = ()
+        if isinstance(attack, Transfer):
+            settings |= {"source": weights(source), **asdict(attack.pgd)}
+            others = (attack.source,)
+        else:
+            settings |= attack.settings if isinstance(attack, AutoAttack) else asdict(attack)
+        kept[name] = Kept(attack, settings, file.with_name(f"{file.name}-{name}"), others, again)
+    return kept
 
 
 class _Share:
@@ -149,8 +198,8 @@ def _diameter(loader: Loader, norm: str) -> float:
     return math.sqrt(images[0].numel())
 
 
-def _describe(measured: Accuracy, attack: EvaluationAttack | None, probe: RadiiProbe | None) -> dict[str, Any]:
-    """One model's entry of evaluation.json."""
+def _describe(measured: Accuracy, attack: str, probe: RadiiProbe | None, world: World) -> dict[str, Any]:
+    """One model's entry of evaluation.json; a collective."""
     samples = measured.samples
     counts = {name: sum(right) for name, right in measured.right.items() if name != "masking"}
     entry: dict[str, Any] = {f"{name}_accuracy": count / samples for name, count in counts.items()}
@@ -177,9 +226,16 @@ def _describe(measured: Accuracy, attack: EvaluationAttack | None, probe: RadiiP
             "pgd": rows[count:],
             "steps": probe.steps,
         }
-    name = "AutoAttack" if isinstance(attack, AutoAttack) else "PGD"
-    names = {"robust": name, "pgd": "PGD", "noise": "random noise", "transfer": "the transferred attack"}
-    entry["warnings"] = signs_of_masking(measured, probe, names)
-    if isinstance(attack, AutoAttack):
-        entry["warnings"] += [f"autoattack: {text}" for text in attack.warnings]
+    names = {"robust": NAMES.get(attack, "no attack"), "pgd": "PGD", "noise": "random noise"}
+    names["transfer"] = "the transferred attack"
+    entry["warnings"] = once_each(_of_all_ranks(measured.warnings, world))
+    entry["warnings"] += signs_of_masking(measured, probe, names)
     return entry
+
+
+def _of_all_ranks(texts: Sequence[str], world: World) -> list[str]:
+    """The texts of every rank, in rank order."""
+    given = json.dumps(list(texts)).encode()
+    padded = torch.full((int(world.gather(torch.tensor([len(given)])).max()),), ord(" "), dtype=torch.uint8)
+    padded[: len(given)] = torch.frombuffer(bytearray(given), dtype=torch.uint8)
+    return [text for row in world.gather(padded) for text in json.loads(bytes(row.tolist()))]

@@ -11,6 +11,10 @@ COLUMNS = {
     "noise_accuracy": "noise %",
 }
 
+NAMES = {"pgd": "PGD", "autoattack": "AutoAttack", "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab": "FAB"}
+NAMES |= {"fab-t": "FAB-T", "square": "Square"}
+"""What attacks are called, by the setting evaluate.attack."""
+
 
 def format_table(evaluation: Mapping[str, Any]) -> str:
     """The models' accuracies with their 95 % intervals, what they were measured with, and the warnings."""
@@ -54,8 +58,9 @@ def _worst_class(model: Mapping[str, Any]) -> str:
 
 def describe_attack(attack: Mapping[str, Any]) -> str:
     """The ``attack`` of evaluation.json in words."""
-    if attack["name"] == "autoattack":
-        text = f"AutoAttack {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
+    if attack["name"] != "pgd":
+        name = NAMES[attack["name"]]
+        text = f"{name} {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
         return f"{text}; PGD beside it: {_pgd(attack['pgd'])}"
     return _pgd(attack)
 

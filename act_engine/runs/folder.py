@@ -12,6 +12,8 @@ import yaml
 from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
+MEASURED = "measured"
+"""Folder of what an evaluation has done so far, batch by batch."""
 METRICS, PROFILE = "metrics.jsonl", "profile.json"
 
 # What may differ between a run and its continuation: none of it changes a step already taken or still to come.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from act_engine.config import AnalysisConfig, Config, from_mapping, to_mapping
-from act_engine.runs.folder import ENVIRONMENT, EVALUATION, digest, measured_once
+from act_engine.runs.folder import ENVIRONMENT, EVALUATION, MEASURED, digest, measured_once
 from act_engine.runs.methods import deployed_model
 from act_engine.studies.protocol import METHODS, Study, base_config, config_text, configure, in_search
 
@@ -161,7 +161,7 @@ def autoattack_run(folder: Path, images: int) -> dict[str, Any]:
             settings,
             seed=0,
             world=world,
-            state=folder / "autoattack",
+            state=folder / MEASURED,
             whole=True,
         )
         return {"accuracy": evaluation["models"][name]["robust_accuracy"], "samples": evaluation["samples"]}

@@ -17,9 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from act_engine.models.finite import non_finite
+
 MANIFEST = "manifest.json"
+ADVICE = "Try a lower optim.lr, optim.clip_norm or train.precision float32, and look for bad images"
 
 Tensors = Mapping[str, Tensor]
+
+
+class NonFiniteWeights(RuntimeError):
+    """Weights, statistics or optimizer states hold NaN or infinity; the message says which."""
 
 
 class Writer:
@@ -33,7 +40,8 @@ class Writer:
     def __init__(self, root: Path, keep: int) -> None:
         self.root, self.keep = root, keep
         self.error: Exception | None = None
-        """Why the last write failed, as soon as it has, until `take_error`."""
+        """Why the last write failed, as soon as it has, until `take_error`; NonFiniteWeights where nothing was written
+        because of what it would have held."""
         self._thread: threading.Thread | None = None
 
     def save(
@@ -83,8 +91,11 @@ def save(
         values: JSON values.
 
     Raises:
+        NonFiniteWeights: a tensor holds NaN or infinity: nothing is written.
         OSError: it could not be written; what was there before is untouched.
     """
+    for stem, group in tensors.items():
+        require_finite(group, f"step {step}: the {stem} model's")
     root.mkdir(parents=True, exist_ok=True)
     final, partial = root / f"step-{step}", root / f".step-{step}.partial"
     for left in root.glob(".step-*"):  # by a process that was killed
@@ -118,20 +129,22 @@ def save(
 def find_newest(root: Path, warn: Callable[[str], None]) -> Path | None:
     """The folder of the newest checkpoint that verifies, or None if there is no checkpoint at all.
 
-    A checkpoint that does not verify is passed over, and `warn` is told which and why.
+    A checkpoint that does not verify is passed over, and `warn` is told which and why; so is one that holds NaN or
+    infinity, from which no training can go on.
 
     Raises:
-        ValueError: there are checkpoints, and none of them verifies.
+        ValueError: there are checkpoints, and none of them will do.
     """
     candidates = _by_step(root)
     for folder in candidates:
-        fault = verify(folder)
+        fault = verify(folder) or _not_finite(folder)
         if fault is None:
             return folder
         warn(f"{folder}: {fault}; trying the checkpoint before it")
     if candidates:
         raise ValueError(
-            f"{root}: none of its {len(candidates)} checkpoints is whole; remove the folder to start the run anew"
+            f"{root}: none of its {len(candidates)} checkpoints is whole, with finite weights; remove the folder to "
+            "start the run anew"
         )
     return None
 
@@ -152,13 +165,38 @@ def verify(folder: Path) -> str | None:
     return f"corrupt ({', '.join(wrong)})" if wrong else None
 
 
-def export_weights(path: Path, state: Tensors) -> None:
-    """Write a plain state dict as safetensors, atomically."""
+def export_weights(path: Path, state: Tensors, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a plain state dict as safetensors, atomically, with `metadata` in its header (`models.describe_model`).
+
+    Raises:
+        NonFiniteWeights: it holds NaN or infinities; there is no file then.
+    """
+    require_finite(state, f"{path.name}: the model's")
     partial = path.with_name(f".{path.name}.partial")
     # Copies: safetensors takes no two tensors that share storage.
-    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}, partial)
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    save_file(copies, partial, None if metadata is None else dict(metadata))
     _sync(partial)
     os.replace(partial, path)
+
+
+def require_finite(tensors: Tensors, what: str) -> None:
+    """Raise NonFiniteWeights if one of the tensors holds NaN or infinity; `what` is put before its name."""
+    names = non_finite(tensors)
+    if names:
+        more = f" and {len(names) - 1} more hold" if len(names) > 1 else " holds"
+        raise NonFiniteWeights(
+            f"{what} {names[0]}{more} NaN or infinity; not saved, the checkpoints before it are intact. {ADVICE}"
+        )
+
+
+def _not_finite(folder: Path) -> str | None:
+    """What is not finite in a checkpoint, in words; None if all of it is."""
+    for path in sorted(folder.glob("*.safetensors")):
+        names = non_finite(load_file(path))
+        if names:
+            return f"{path.stem}: {names[0]} holds NaN or infinity ({len(names)} tensors in all)"
+    return None
 
 
 def _by_step(root: Path) -> list[Path]:

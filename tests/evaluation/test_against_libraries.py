@@ -14,6 +14,7 @@ from act_engine.config import from_mapping
 from act_engine.evaluation import PGDAttack
 from act_engine.evaluation.attacks import Place
 from act_engine.evaluation.autoattack import AutoAttack
+from act_engine.evaluation.premises import WatchedView
 from act_engine.training.trainer import Trainer
 from act_kernels import attack_grad
 
@@ -172,7 +173,7 @@ def test_autoattack_through_us_is_the_library(robust_run, images, shortened, ver
     eps = 0.12 if norm == "linf" else 0.5
     state = torch.get_rng_state()
     ours = AutoAttack(model, eps, norm, version)
-    found = ours(AttackView(model), x, y, torch.ones(40, dtype=torch.bool), Place(0, 40, 7))[-1]
+    found = ours(WatchedView(AttackView(model)), x, y, torch.ones(40, dtype=torch.bool), Place(0, 40, 7))[-1]
     assert torch.equal(torch.get_rng_state(), state)
     direct = Shortened(model, eps=eps, norm={"linf": "Linf", "l2": "L2"}[norm], version=version, seed=7)
     _, predicted = direct.run_standard_evaluation(x, y, batch_size=40)
@@ -187,8 +188,8 @@ def test_autoattack_takes_colour_images_as_the_loaders_give_them():
     x = torch.randint(256, (12, 8, 8, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     y = model(x / 255).argmax(1)
     attack, everyone = AutoAttack(model, 2 / 255), torch.ones(12, dtype=torch.bool)
-    found = attack(AttackView(model), x, y, everyone, Place(0, 12, 0))
-    assert torch.equal(found, attack(AttackView(model), x.contiguous(), y, everyone, Place(0, 12, 0)))
+    found = attack(WatchedView(AttackView(model)), x, y, everyone, Place(0, 12, 0))
+    assert torch.equal(found, attack(WatchedView(AttackView(model)), x.contiguous(), y, everyone, Place(0, 12, 0)))
 
 
 def test_an_interrupted_autoattack_goes_on(robust_folder, shortened, monkeypatch, capsys):
@@ -197,16 +198,16 @@ def test_an_interrupted_autoattack_goes_on(robust_folder, shortened, monkeypatch
     chunks = []
     run = AutoAttack._run
 
-    def interrupted(self, x, y, seed):
+    def interrupted(self, view, x, y, seed):
         if len(chunks) == 2:
             raise KeyboardInterrupt
         chunks.append(len(x))
-        return run(self, x, y, seed)
+        return run(self, view, x, y, seed)
 
     monkeypatch.setattr(AutoAttack, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         door.main(words)
-    monkeypatch.setattr(AutoAttack, "_run", lambda *a: chunks.append(len(a[1])) or run(*a))
+    monkeypatch.setattr(AutoAttack, "_run", lambda *a: chunks.append(len(a[2])) or run(*a))
     assert door.main(words) == 0
     assert chunks == [10, 10, 5]
     evaluation = json.loads((robust_folder / "evaluation.json").read_text())
@@ -214,8 +215,8 @@ def test_an_interrupted_autoattack_goes_on(robust_folder, shortened, monkeypatch
     assert chunks == [10, 10, 5]
     assert json.loads((robust_folder / "evaluation.json").read_text()) == evaluation
     robust = evaluation["models"]["robust"]
-    files = [json.loads(file.read_text()) for file in (robust_folder / "autoattack").iterdir()]
-    assert robust["robust_accuracy"] == sum(sum(file["robust"]) for file in files) / 25
+    files = [json.loads(file.read_text()) for file in (robust_folder / "measured").glob("robust-robust-*")]
+    assert robust["robust_accuracy"] == sum(file["robust"][0].count("1") for file in files) / 25
     assert robust["robust_accuracy"] <= robust["clean_accuracy"]
     assert evaluation["attack"]["name"] == "autoattack"
     assert "AutoAttack standard" in capsys.readouterr().out

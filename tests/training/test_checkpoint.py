@@ -3,11 +3,13 @@
 import json
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
 
 from act_engine.models import build_model, load_weights
+from act_engine.models.finite import non_finite
 from act_engine.training import checkpoint
 
 
@@ -63,7 +65,7 @@ def test_any_damage_is_noticed_and_the_one_before_is_used(tmp_path, damage, name
 
 def test_no_whole_checkpoint_is_one_clear_line(tmp_path):
     truncate(save(tmp_path, 1) / "state.json")
-    with pytest.raises(ValueError, match="none of its 1 checkpoints is whole; remove the folder"):
+    with pytest.raises(ValueError, match="none of its 1 checkpoints is whole, with finite weights; remove the folder"):
         load(tmp_path)
 
 
@@ -125,3 +127,50 @@ def test_tensors_that_share_storage_are_saved(tmp_path):
     checkpoint.export_weights(tmp_path / "tied.safetensors", {"a": weight, "b": weight.view(2, 3)})
     assert (tmp_path / "tied.safetensors").exists()
     assert json.loads((save(tmp_path, 1) / "state.json").read_text()) == {"step": 1}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_that_are_not_finite_are_found(bad, dtype):
+    """Wherever the one bad value stands; integers are finite, and so is a mask of 0 and −inf."""
+    found = {}
+    for place in (0, 5, 6):
+        found[place] = torch.linspace(-2, 3, 7).to(dtype)
+        found[place][place] = bad
+    fine = {"ends": torch.tensor([torch.finfo(dtype).max, torch.finfo(dtype).min], dtype=dtype)}
+    fine |= {"none": torch.empty(0, 3, dtype=dtype), "count": torch.tensor(3), "layout": torch.ones(3, 4).t()}
+    fine["mask"] = torch.full((3, 3), -torch.inf, dtype=dtype).triu(1)
+    names = {f"bad {place}": tensor for place, tensor in found.items()}
+    assert non_finite(fine | names) == list(names)
+
+
+def test_nothing_that_is_not_finite_is_saved_or_exported(tmp_path):
+    save(tmp_path, 1)
+    poisoned = tensors(2)
+    poisoned["robust"]["momentum_buffer.weight"] = torch.tensor([1.0, float("nan")])
+    with pytest.raises(
+        checkpoint.NonFiniteWeights, match=r"step 2: the robust model's momentum_buffer.weight holds NaN"
+    ):
+        checkpoint.save(tmp_path, 2, poisoned, {"step": 2}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    with pytest.raises(checkpoint.NonFiniteWeights, match=r"robust.safetensors: the model's weight holds NaN"):
+        checkpoint.export_weights(tmp_path / "robust.safetensors", {"weight": torch.tensor(float("inf"))})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_a_whole_checkpoint_that_is_not_finite_is_passed_over(tmp_path, monkeypatch):
+    """Such as an older version of this code left."""
+    save(tmp_path, 1)
+    with monkeypatch.context() as old:
+        old.setattr(checkpoint, "require_finite", lambda *_: None)
+        poisoned = tensors(2)
+        poisoned["robust"]["weight"][1, 1] = float("nan")
+        checkpoint.save(tmp_path, 2, poisoned, {"step": 2}, keep=2)
+    (_, values), warnings = load(tmp_path)
+    assert values == {"step": 1}
+    (warning,) = warnings
+    assert "step-2" in warning
+    assert "robust: weight holds NaN or infinity (1 tensors in all)" in warning
+    shutil.rmtree(tmp_path / "step-1")
+    with pytest.raises(ValueError, match="none of its 1 checkpoints is whole, with finite weights"):
+        load(tmp_path)
