@@ -1,4 +1,4 @@
-"""Files that anybody may have made: whatever their bytes, one line comes out, and no file's word is taken for its size."""
+"""Files that anybody may have made: whatever their bytes, one line comes out, and no size is believed unseen."""
 
 from __future__ import annotations
 
@@ -132,6 +132,7 @@ PARSERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's, of strange tags
 @pytest.mark.parametrize("kind", PARSERS)
 def test_only_one_line_comes_out_of_a_parser(kind: str, tmp_path: Path):
     make, parse = PARSERS[kind]
@@ -143,12 +144,14 @@ def test_only_one_line_comes_out_of_a_parser(kind: str, tmp_path: Path):
     @given(mutations())
     def run(changes: list[tuple[str, float, float, bytes]]) -> None:
         file.write_bytes(mutated(content, changes))
+        said = ["data."]
         try:
             parse(tmp_path)
         except (ValueError, FileNotFoundError) as error:
-            assert str(error).startswith(("data.", "model."))
-            assert "\n" not in str(error)
-            assert len(str(error)) < 600
+            said = str(error).splitlines()
+        assert len(said) == 1
+        assert said[0].startswith(("data.", "model."))
+        assert len(said[0]) < 600
 
     run()
 
