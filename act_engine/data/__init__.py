@@ -12,7 +12,7 @@ import torch
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
-from act_engine.data.identity import describe_data, require_same
+from act_engine.data.identity import describe_data, identity, require_same
 from act_engine.data.registry import Facts, Source, find_source, sources
 from act_engine.data.selection import select, usual_selection
 from act_engine.data.splits import Pictures, Splits
@@ -29,6 +29,7 @@ __all__ = [
     "data_facts",
     "describe_data",
     "find_source",
+    "identity",
     "require_same",
     "sources",
     "usual_selection",

@@ -30,30 +30,33 @@ def identity_of(labels: np.ndarray, classes: Sequence[str] | None, content: Iter
     }
 
 
+def identity(loader: Any) -> dict[str, Any] | None:
+    """The identity of a loader's images; None for a user's own batches, which have none."""
+    return loader.identity() if hasattr(loader, "identity") else None
+
+
 def describe_data(data: Data) -> dict[str, Any]:
     """The content of data.json: the identity of each split, and the names of the files of it that were left aside."""
     described = {}
     for split in SPLITS:
-        loader = getattr(data, split)
-        if hasattr(loader, "identity"):  # a user's own batches have none
+        found = identity(getattr(data, split))
+        if found is not None:
             unused = {kind: list(names) for kind, names in data.unused.get(split, {}).items()}
-            described[split] = {**loader.identity(), "unused": unused}
+            described[split] = {**found, "unused": unused}
     return described
 
 
-def require_same(recorded: Mapping[str, Any], data: Data, splits: Sequence[str], where: str) -> None:
-    """Refuse data that is not what `describe_data` recorded in `where`; splits that were not recorded are passed over.
+def require_same(saved: Mapping[str, Any] | None, here: Mapping[str, Any] | None, split: str, where: str) -> None:
+    """Refuse images that are not those whose identity was `saved` in `where`; None on either side is not judged.
 
     Raises:
         ValueError: a class, a count or the content is another; one line.
     """
-    for split in splits:
-        loader, saved = getattr(data, split), recorded.get(split)
-        if saved is None or not hasattr(loader, "identity"):
-            continue
-        difference = _difference(saved, loader.identity())
-        if difference:
-            raise ValueError(f"data.path: the {split} images are not those of {where}: {difference}")
+    if saved is None or here is None:
+        return
+    difference = _difference(saved, here)
+    if difference:
+        raise ValueError(f"data.path: the {split} images are not those of {where}: {difference}")
 
 
 def _difference(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

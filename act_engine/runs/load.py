@@ -9,6 +9,7 @@ from act_engine.config import Config
 from act_engine.data import Data, build_data
 from act_engine.models import build_model, load_weights
 from act_engine.parallel import World
+from act_engine.runs.data import check_data
 from act_engine.runs.folder import read_config
 
 
@@ -40,6 +41,8 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, 
         world_size=1 if whole else world.size,
         train=False,
     )
+    if world.is_main:
+        check_data(folder, data, splits=["test"], warn=lambda message: print(f"warning: {message}"))
     models = load_models(folder, config, data.image_shape, world)
     return Run(config, models, data)
 
