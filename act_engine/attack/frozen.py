@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -25,3 +26,31 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
             module.training = flag
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[nn.Module]:
+    """What a pass leaves in the model is taken back at the end: buffers' values and whatever attributes it sets.
+
+    So a norm that stays in train mode, or a forward that keeps its activations, leaves no trace. What a forward changes
+    within a list or another object of its own is not taken back.
+    """
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    attributes = [dict(vars(module)) for module in modules]
+    tables = [dict(module._buffers) for module in modules]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield model
+    finally:
+        for module, own, table in zip(modules, attributes, tables, strict=True):
+            vars(module).clear()
+            vars(module).update(own)
+            module._buffers.clear()
+            module._buffers.update(table)
+        for buffer, value in buffers:
+            buffer.data.copy_(value)  # not counted as a write: a graph of these passes may still need the same values
+
+
+def version(tensor: torch.Tensor) -> int | None:
+    """How often the tensor was written to; None for one of inference mode, which does not count."""
+    return None if tensor.is_inference() else tensor._version

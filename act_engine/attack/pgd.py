@@ -48,11 +48,12 @@ def input_gradient(
     sign or a unit vector notices: the logits' gradient of a sure image is of the size of what is missing to
     probability 1, and below 6e-8 float16 has only 0.
     """
-    leaf = x_adv.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(leaf)
-    direction = logit_grad(logits.detach())
-    if getattr(model, "dtype", None) is torch.float16:
-        direction = direction / direction.abs().amax(1, keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
-    (gradient,) = torch.autograd.grad(logits, leaf, direction)
+    with torch.inference_mode(False):
+        leaf = (x_adv.clone() if x_adv.is_inference() else x_adv.detach()).requires_grad_()
+        with torch.enable_grad():
+            logits = model(leaf)
+        direction = logit_grad(logits.detach())
+        if getattr(model, "dtype", None) is torch.float16:
+            direction = direction / direction.abs().amax(1, keepdim=True).clamp_min(torch.finfo(direction.dtype).tiny)
+        (gradient,) = torch.autograd.grad(logits, leaf, direction)
     return logits.detach(), gradient

@@ -17,7 +17,7 @@ from act_engine.config import Config
 from act_engine.data import Batch, build_data
 from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
 from act_engine.learners import Learner, build_learner, deployed, lr_schedule
-from act_engine.models import build_model, load_weights
+from act_engine.models import build_model, describe_model, load_pretrained, load_weights
 from act_engine.objectives import build_objective
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
@@ -67,8 +67,8 @@ class Trainer:
             check_evaluation(config.evaluate, config.model.num_classes)
             self.steps_per_epoch = len(self.data.train)
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
-            models = {name: self._model(name) for name in self.objective.trains}
-            self.frozen = {name: self._model(name).to(world.device) for name in self.objective.frozen}
+            models = {name: self._start(name) for name in self.objective.trains}
+            self.frozen = {name: self._start(name).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
         self.learners = {name: self._learner(name, model) for name, model in models.items()}
@@ -186,13 +186,25 @@ class Trainer:
         return self.objective.losses(self.passes, self.attack, images, labels)
 
     def _model(self, name: str) -> nn.Module:
-        model = self.config.model
         torch.manual_seed(stream(self.config.train.seed, 0, f"init {name}"))
-        module = build_model(**model.architecture(name), image_shape=self.data.image_shape)
+        return build_model(**self.config.model.architecture(name), image_shape=self.data.image_shape)
+
+    def _start(self, name: str) -> nn.Module:
+        """A model with the weights that it starts from."""
+        model, module, notes = self.config.model, self._model(name), []
         files = {"robust": model.weights, "natural": model.natural_weights, "teacher": model.teacher_weights}
-        weights = files[name]
-        if weights is not None:
-            load_weights(module, weights)
+        new_head = model.head == "new" and name != "teacher"
+        if files[name] is not None:
+            entry = model.weights_entry if name == "robust" else None
+            notes = load_weights(module, files[name], new_head=new_head, entry=entry)
+        elif model.pretrained and name != "teacher":
+            given = model.architecture(name)
+            notes = load_pretrained(
+                module, given["name"], image_shape=self.data.image_shape, options=given["options"], new_head=new_head
+            )
+        if self.world.is_main:
+            for note in notes:
+                print(f"{name} model: {note}")
         return module
 
     def _learner(self, name: str, model: nn.Module) -> Learner:
@@ -411,7 +423,10 @@ class Trainer:
         with world.together():
             for name, tensors in states.items():
                 if world.is_main:
-                    checkpoint.export_weights(self.output / f"{name}.safetensors", deployed(tensors))
+                    architecture = describe_model(
+                        **self.config.model.architecture(name), image_shape=self.data.image_shape
+                    )
+                    checkpoint.export_weights(self.output / f"{name}.safetensors", deployed(tensors), architecture)
         models = {}
         with world.together():
             for name in self.learners:
