@@ -123,11 +123,19 @@ def statistics(
         if own is not None and _normalises(own) and image_shape[0] == 3:
             mean, std = robustbench.cifar_statistics(num_classes)
         elif input == "normalized":
-            if own is not None or callable(name) or _factory(name) is not None:
-                raise ValueError(f"model.input: got 'normalized'; {text(name)} needs model.mean and model.std for that")
-            mean, std = timm_models.statistics(name)
+            mean, std = _timms_statistics(name, image_shape[0])
     if mean is not None and len(mean) != image_shape[0]:
         raise ValueError(f"model.mean: {list(mean)} given; the images have {image_shape[0]} channel(s)")
+    return mean, std
+
+
+def _timms_statistics(name: str | Callable[..., nn.Module], channels: int) -> tuple[Sequence[float], Sequence[float]]:
+    got = "model.input: got 'normalized', as model.pretrained has it, without model.mean and model.std"
+    if _own(name) is not None or _factory(name) is not None:
+        raise ValueError(f"{got}; allowed: with timm's models alone, and not with {text(name)}")
+    mean, std = timm_models.statistics(name)
+    if len(mean) != channels:
+        raise ValueError(f"{got}; timm's weights of {name} expect {len(mean)} channels, the images have {channels}")
     return mean, std
 
 

@@ -31,7 +31,7 @@ from act_engine.models.build import build_model, statistics, text
 from act_engine.models.tensor_files import read_header
 from act_engine.models.weights import load_weights
 
-MOST = 10**6
+MOST = 10**5
 """Largest number in a header's options and image shape."""
 KEYS = ("name", "options", "num_classes", "image_shape", "mean", "std", "output", "output_field")
 

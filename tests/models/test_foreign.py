@@ -164,7 +164,9 @@ def test_images_in_bytes_and_normalised_ones(users_file, images):
         users("Strict", input="byte", mean=(0.5,) * 3, std=(0.5,) * 3)
     timms = build_model("test_vit", num_classes=5, image_shape=(3, 160, 160), input="normalized")
     assert (timms[0].mean.flatten().tolist(), timms[0].std.flatten().tolist()) == ([0.5] * 3, [0.5] * 3)
-    with pytest.raises(ValueError, match=r"model\.input: got 'normalized'; their_models:Strict needs model\.mean and"):
+    with pytest.raises(ValueError, match=r"timm's weights of test_vit expect 3 channels, the images have 1"):
+        build_model("test_vit", num_classes=5, image_shape=(1, 160, 160), input="normalized")
+    with pytest.raises(ValueError, match=r"model\.input: got 'normalized', .* and not with their_models:Strict"):
         users("Strict", input="normalized")
 
 

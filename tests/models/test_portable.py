@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from act_engine import train
+from act_engine import evaluate, train
 from act_engine.models import build_model, describe_model, load_model
 from act_engine.parallel import World
 from act_engine.runs.folder import read_config
@@ -130,6 +132,32 @@ def test_a_run_starts_from_foreign_weights_and_says_how(tmp_path, capsys):
     assert model.fc.out_features == 10
 
 
+def test_a_run_from_timms_weights_is_read_back_without_them(tmp_path, hub, capsys):
+    """Normalised as they expect; once it is trained, neither evaluating nor loading it asks for them again."""
+    hub.publish("test_resnet", timm.create_model("test_resnet").state_dict())
+    draw = np.random.default_rng(0)
+    arrays = {f"{split}_images": draw.integers(0, 256, (8, 32, 32, 3), np.uint8) for split in ("train", "test")}
+    labels = {f"{split}_labels": np.arange(8) % 4 for split in ("train", "test")}
+    np.savez(tmp_path / "data.npz", **arrays, **labels)
+    words = ["--recipe", "digits", "--data.name", "npz", "--data.path", str(tmp_path / "data.npz")]
+    words += ["--train.max_steps", "1", "--data.batch_size", "8", "--attack.steps", "1"]
+    words += ["--model.name", "test_resnet", "--model.pretrained", "true", "--evaluate.attack", "none"]
+    output = ["--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        train.main([*words, *output])
+    assert "model.head new replaces the classifier" in capsys.readouterr().err
+    assert train.main([*words, "--model.head", "new", *output]) == 0
+    said = capsys.readouterr().out
+    assert "robust model: timm's test_resnet: the classifier starts anew; left: 1.fc.weight [1000, " in said
+    assert "natural model: timm's test_resnet: " in said
+    hub.remove()
+    assert evaluate.main([*output[1:], "--attack", "none"]) == 0
+    model = load_model(tmp_path / "run" / "robust.safetensors")
+    wanted = timm.get_pretrained_cfg("test_resnet")
+    assert tuple(model[0].mean.flatten().tolist()) == pytest.approx(wanted.mean)
+    assert tuple(model[0].std.flatten().tolist()) == pytest.approx(wanted.std)
+
+
 def save(path, state, **changes):
     header = describe_model("small_cnn", num_classes=10, image_shape=(1, 8, 8))
     header |= {f"model.{key}": json.dumps(value) for key, value in changes.items()}
@@ -141,7 +169,7 @@ HOSTILE = {
     "a huge network": ({"name": "cifar_wrn9994_999"}, "claims a larger model"),
     "huge layers": ({"name": "robustbench_ra_wrn70_16", "options": {"widths": [10**5] * 4}}, "claims a larger model"),
     "many classes": ({"num_classes": 2**31 - 1}, "claims a larger model"),
-    "a deep timm model": ({"name": "vit_tiny_patch16_224", "options": {"depth": 10**6}}, "claims a larger model"),
+    "a deep timm model": ({"name": "vit_tiny_patch16_224", "options": {"depth": 10**5}}, "claims a larger model"),
     "a number without bounds": ({"name": "test_vit", "options": {"depth": 10**9}}, "model.options: got"),
     "an infinite number": ({"num_classes": 1e400}, "model.num_classes"),
     "negative": ({"num_classes": -3}, "model.num_classes"),

@@ -326,26 +326,10 @@ def test_files_that_hold_no_weights(content, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The hub client's cache with weights of timm's smallest networks, and no network."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def publish(name: str, state: dict) -> None:
-        folder = tmp_path / "hub" / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
-        (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-        (folder / "refs").mkdir()
-        (folder / "refs" / "main").write_text("0" * 40)
-        save_file(state, folder / "snapshots" / ("0" * 40) / "model.safetensors")
-
-    return publish
-
-
 def test_pretrained_weights_come_out_of_timms_cache(hub):
     torch.manual_seed(1)
     source = timm.create_model("test_resnet")
-    hub("test_resnet", source.state_dict())
+    hub.publish("test_resnet", source.state_dict())
     model = build_model("test_resnet", num_classes=4, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     fresh = model[1].fc.weight.clone()
     with pytest.raises(ValueError, match=r"model\.head new replaces the classifier"):
