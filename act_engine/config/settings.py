@@ -366,8 +366,9 @@ class EvaluateConfig:
     """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
     targets: int = 0
     """0: PGD is untargeted; else every restart goes towards each of an image's so many most likely wrong classes."""
-    norm: Literal["linf", "l2"] | None = None
-    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own."""
+    norm: Literal["linf", "l2", "l1"] | None = None
+    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own. l1: AutoAttack
+    and its attacks alone, without PGD, noise and the look for masking beside them."""
     steps: int = 100
     """Iterations a restart, 1 or more."""
     restarts: int = 5
@@ -390,6 +391,8 @@ class EvaluateConfig:
         if self.images is not None:
             require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
         require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        l1 = self.norm == "l1" and self.attack != "none"
+        require(not l1 or self.by_library, "evaluate.norm", self.norm, f"linf, l2 with attack {self.attack}")
         if self.eps is not None:
             require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
