@@ -107,7 +107,6 @@ def build(variant: str, workload: Workload, folder: Path) -> Step:
         def run() -> tuple[Tensor, Tensor]:
             with backend:
                 losses = trainer.train_step(x, y)
-            trainer.step += 1
             return losses["robust"], losses["natural"]
 
         return Step(run, trainer, x, y)

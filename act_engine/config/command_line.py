@@ -38,9 +38,7 @@ def read_options(door: type, argv: Sequence[str], prog: str) -> dict[str, Any]:
         ValueError: an unknown option (the nearest name is suggested), a missing value, or a value that is not allowed.
     """
     if "-h" in argv or "--help" in argv:
-        import tyro
-
-        tyro.cli(door, args=["--help"], prog=prog, config=(tyro.conf.FlagConversionOff,))
+        _print_help(door, prog)
     known = dict(_options(door))
     positional = next((f.name for f in dataclasses.fields(door) if f.metadata.get("positional")), None)
     options: dict[str, Any] = {}
@@ -84,3 +82,27 @@ def _options(door: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _options(kind, f"{prefix}{name}.")
         else:
             yield prefix + name, kind
+
+
+def _print_help(door: type, prog: str) -> None:
+    """Print every field with its explanation and default, and exit."""
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()  # else a mapping would be an option for each of its keys
+
+    @registry.primitive_rule
+    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        kinds = (info.type, *typing.get_args(info.type))  # itself, or with null beside it
+        if not any(typing.get_origin(kind) is dict for kind in kinds):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{NAME: VALUE}",
+            instance_from_str=dict,
+            is_instance=lambda value: value is None or isinstance(value, dict),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    with registry:
+        tyro.cli(door, args=["--help"], prog=prog, config=(tyro.conf.FlagConversionOff,))

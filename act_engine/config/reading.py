@@ -118,6 +118,11 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
             return None
         return convert(value, next(a for a in arguments if a is not type(None)), setting)
+    if origin is dict:
+        given = _yaml_of(value, setting) if isinstance(value, str) else value
+        allowed = "a mapping such as {drop_path_rate: 0.1}"
+        require(isinstance(given, Mapping) and all(isinstance(key, str) for key in given), setting, value, allowed)
+        return _plain(given, setting)
     if origin is tuple:
         items = value.strip("[]").split(",") if isinstance(value, str) else value
         require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
@@ -133,6 +138,24 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         return kind(number)
     require(isinstance(value, str), setting, value, "a text")
     return value
+
+
+def _yaml_of(text: str, setting: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{setting}: got {text!r}; not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _plain(value: Any, setting: str) -> Any:
+    """A value of no declared type: a text that is a number or a fraction becomes one, in lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, setting) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, setting) for item in value]
+    require(isinstance(value, None | bool | int | float | str), setting, value, "numbers, texts, true, false and null")
+    number = _number(value) if isinstance(value, str) else None
+    return value if number is None else number
 
 
 def _number(value: Any) -> float | None:

@@ -18,10 +18,11 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
     usual_images, classes, shape = data_facts(**vars(config.data))
     images = images or usual_images
     objective = build_objective(**config.objective.method())
-    names = {role: config.model.architecture(role)["name"] for role in ("robust", "natural", "teacher")}
+    architectures = {role: config.model.architecture(role) for role in ("robust", "natural", "teacher")}
+    classes = config.model.num_classes or classes
     step = measure_step(
         objective,
-        lambda name: build_model(names[name], num_classes=config.model.num_classes or classes, image_shape=shape),
+        lambda name: build_model(**{**architectures[name], "num_classes": classes}, image_shape=shape),
         shape,
         autocast={"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.train.precision),
     )
@@ -34,7 +35,10 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
         f"{config.objective.name} on {config.data.name}, pictures {' x '.join(map(str, shape))}{growing}, "
         f"{config.train.precision}, {config.data.batch_size} images a GPU and step",
         "",
-        *(f"{name} model: {names[name]}, {count / 1e6:.2f} M parameters" for name, count in step.parameters.items()),
+        *(
+            f"{name} model: {architectures[name]['name']}, {count / 1e6:.2f} M parameters"
+            for name, count in step.parameters.items()
+        ),
         f"attack, an image: {steps} forward and {steps} input-gradient passes of the robust model"
         + (f", {step.clean_passes} clean forward" if step.clean_passes else ""),
         f"training, an image: forward and backward, {passes}",

@@ -165,12 +165,17 @@ def verify(folder: Path) -> str | None:
     return f"corrupt ({', '.join(wrong)})" if wrong else None
 
 
-def export_weights(path: Path, state: Tensors) -> None:
-    """Write a plain state dict as safetensors, atomically; NonFiniteWeights, and no file, if it is not finite."""
+def export_weights(path: Path, state: Tensors, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a plain state dict as safetensors, atomically, with `metadata` in its header (`models.describe_model`).
+
+    Raises:
+        NonFiniteWeights: it holds NaN or infinities; there is no file then.
+    """
     require_finite(state, f"{path.name}: the model's")
     partial = path.with_name(f".{path.name}.partial")
     # Copies: safetensors takes no two tensors that share storage.
-    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}, partial)
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    save_file(copies, partial, None if metadata is None else dict(metadata))
     _sync(partial)
     os.replace(partial, path)
 

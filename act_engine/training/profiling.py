@@ -9,12 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from act_engine.runs.folder import PROFILE, write_json
+from act_engine.training.step import OBJECTIVE
 
 SKIPPED, WARM_UP, MEASURED = 3, 2, 5
 """Steps passed over (compilation, first allocations), steps to warm the profiler up, steps measured."""
 
-OBJECTIVE = "objective"
-"""Everything up to the losses; what is no model's pass and not the attack in it is the losses' own time."""
 INNER = ("natural forward", "attack", "robust forward")
 OUTER = ("data wait", "backwards", "optimizers")
 

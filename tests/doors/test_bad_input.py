@@ -70,6 +70,22 @@ CASES = {
     ),
     "classes": (["--recipe", "digits", "--model.num_classes", "3"], ["model.num_classes", "3", "10"]),
     "unknown model": (["--recipe", "digits", "--model.name", "smal_cnn"], ["model.name", "'small_cnn'"]),
+    "unknown option of a model": (
+        ["--recipe", "digits", "--model.options", "{width: 3}"],
+        ["model.options.width", "3", "small_cnn: none"],
+    ),
+    "options no mapping": (["--recipe", "digits", "--model.options", "3"], ["--model.options", "'3'", "a mapping"]),
+    "options no YAML": (["--recipe", "digits", "--model.options", "{a: ["], ["--model.options", "not valid YAML"]),
+    "no such file of models": (
+        ["--recipe", "digits", "--model.name", "nowhere.nets:Net"],
+        ["model.name", "'nowhere.nets:Net'", "no module 'nowhere.nets'"],
+    ),
+    "new head of nothing": (["--recipe", "digits", "--model.head", "new"], ["model.head", "'new'", "keep"]),
+    "pretrained what": (["--recipe", "digits", "--model.pretrained"], ["model.pretrained", "timm", "small_cnn"]),
+    "byte with mean": (
+        ["--recipe", "digits", "--model.input", "byte", "--model.mean", "0.5", "--model.std", "0.5"],
+        ["model.input", "'byte'", "divided by 255"],
+    ),
     "unknown data": (["--recipe", "digits", "--data.name", "digit"], ["data.name", "'digits'"]),
     "missing value": (["--recipe", "digits", "--attack.steps"], ["--attack.steps", "value is missing"]),
     "stray word": (["--recipe", "digits", "fast"], ["unexpected argument 'fast'"]),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from act_engine.attack import Attack
 from act_engine.config import from_mapping
 from act_engine.models import build_model
+from act_engine.training.build import make_step
 from act_engine.training.seeds import stream
 from act_engine.training.trainer import Trainer
 
@@ -31,9 +32,12 @@ def make_trainer(folder, objective, attack, train=(), model=()):
     trainer = Trainer(config, folder)
     for learner in trainer.learners.values():
         learner.module.double()
-    trainer.attack = trainer._attack()  # its view copies the models as they are now
-    for name, module in trainer.frozen.items():
-        trainer.passes[name] = trainer._frozen_pass(module.double())
+    frozen = {name: module.double() for name, module in trainer.frozen.items()}
+    steps = len(trainer.data.train)
+    # Its views copy the models as they are now.
+    trainer.train_step = make_step(
+        trainer.config, trainer.objective, trainer.learners, frozen, trainer.world, steps_per_epoch=steps
+    )
     return trainer
 
 
@@ -275,7 +279,8 @@ def test_weight_perturbation_goes_with_every_objective(method, tmp_path, monkeyp
 
 def test_weight_perturbation_waits_for_its_epoch(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path / "run", {"name": "madry", "awp_gamma": 0.02, "awp_start_epoch": 1}, {})
-    trainer.steps_per_epoch = 2
+    assert trainer.train_step.perturbation_start == len(trainer.data.train)
+    trainer.train_step.perturbation_start = 2
 
     def plain_step(*arguments):
         return madry(*arguments, gamma=0.0 if arguments[-1] < 2 else 0.02)
@@ -308,7 +313,6 @@ def assert_steps_equal(trainer, plain_step, monkeypatch):
             assert torch.equal(seen[-1], x_adv)
         for name, loss in expected.items():
             assert abs(losses[name].item() - loss.item()) < 1e-10
-        trainer.step += 1
     for name, model in models.items():
         ours = trainer.learners[name].module.state_dict()
         assert len(ours) > 10

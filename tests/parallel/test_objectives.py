@@ -21,7 +21,7 @@ from act_engine.config import from_mapping
 from act_engine.data.digits import digits
 from act_engine.learners import deployed
 from act_engine.learners.zero import import_deepspeed
-from act_engine.training import trainer as trainer_module
+from act_engine.training import build
 from act_engine.training.trainer import Trainer
 
 SIZES, BATCH, STEPS = (1, 2), 32, 3
@@ -82,7 +82,6 @@ def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     for (images, labels), _ in zip(trainer.data.train.epoch(0), range(STEPS), strict=False):
         mine = trainer.train_step(images, labels)
         losses.append(trainer.world.gather(torch.stack(list(mine.values()))).mean(0))
-        trainer.step += 1
     return torch.stack(losses), {name: deployed(learner.state_dict()[0]) for name, learner in trainer.learners.items()}
 
 
@@ -102,7 +101,7 @@ def main(folder: Path) -> None:
     digits()  # likewise
     torch.manual_seed(0)
     torch.save(TinyNet(10).state_dict(), folder / "teacher.pt")
-    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
+    build.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
     fork = get_context("fork")
     for size in SIZES:
         processes = [fork.Process(target=work, args=(rank, size, folder)) for rank in range(size)]

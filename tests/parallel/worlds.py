@@ -28,8 +28,7 @@ from act_engine.evaluation import evaluate_models
 from act_engine.learners import build_learner
 from act_engine.learners.zero import import_deepspeed
 from act_engine.parallel import connect
-from act_engine.training import trainer as trainer_module
-from act_engine.training.runlog import NoLog
+from act_engine.training import build
 from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
@@ -139,7 +138,6 @@ def train(trainer: Trainer, until: int) -> tuple[Tensor, list[dict[str, int]]]:
     for images, labels in trainer.data.train.epoch(0):
         mine = trainer.train_step(images, labels)
         losses.append(trainer.world.gather(torch.stack([mine["robust"], mine["natural"]])).mean(0))
-        trainer.step += 1
         if trainer.step == until:
             break
     Attack.__call__ = call
@@ -215,8 +213,8 @@ def run_world(output: Path) -> dict:
     if size == 2:
         trainer = make_trainer(output / "saved", SAVED, optimizer="adamw")
         train(trainer, SAVED_AT)
-        trainer._save(NoLog())
-        trainer.writer.join()
+        trainer.saving.save(trainer.step, say=print)
+        trainer.saving.join()
         dist.barrier()
     for name, parallel in RESUMED[size].items():
         folder = output / f"resumed-{size}-{name}"
@@ -258,7 +256,7 @@ def main(output: Path) -> None:
     torch.save(TinyNet(10).state_dict(), output / "model.pt")
     (output / "shard_all.json").write_text(json.dumps(SHARD_ALL))
     (output / "small_buckets.json").write_text(json.dumps(SMALL_BUCKETS))
-    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
+    build.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
     for size in WORLDS:
         processes = [Process(target=work, args=(rank, size, output)) for rank in range(size)]
         for process in processes:
