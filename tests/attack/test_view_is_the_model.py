@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack, AttackView, input_gradient, pgd
 from act_engine.attack.agreement import disagreement, moved
@@ -185,6 +186,34 @@ def test_only_the_first_batch_is_compared(seeded):
             view(images)
     assert sum(calls) == 2
     assert len(calls) == 2 + 6
+
+
+class Operators(TorchDispatchMode):
+    """The operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_later_pass_costs_what_its_copy_costs(seeded):
+    """Operator for operator: a pass through the view is one of its folded module, with nothing before or after it."""
+    view, images = AttackView(odd.Base()), torch.rand(IMAGES).contiguous(memory_format=torch.channels_last)
+    with view.ready(), torch.no_grad():
+        view(images)
+        with Operators() as first:
+            view(images)
+        with Operators() as expected:
+            view.module(images)
+    assert first.names == expected.names
+    assert not any("batch_norm" in name for name in first.names)
+    with Operators() as outside, torch.no_grad():  # nothing was written to: only looked for
+        view(images)
+    assert outside.names == expected.names
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
