@@ -73,25 +73,28 @@ def check_given(models: Mapping[str, nn.Module] | None, objective: Objective) ->
 
 
 def make_learners(
-    config: Config, models: Mapping[str, nn.Module], world: World, *, steps_per_epoch: int, total_steps: int
+    config: Config, models: Mapping[str, nn.Module], world: World, *, steps_per_epoch: int
 ) -> dict[str, Learner]:
-    """What trains each of the models that the objective trains, by its name; the deployed one is averaged."""
-    steps = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    """What trains each of the models that the objective trains, by its name; the deployed one is averaged.
+
+    The learning rate follows ``train.epochs`` alone: a run that ``train.max_steps`` stops goes on at the same rates.
+    """
     averaged = deployed_model(models)
     return {
-        name: _make_learner(config, name, model, world, name == averaged, **steps) for name, model in models.items()
+        name: _make_learner(config, name, model, world, name == averaged, steps_per_epoch)
+        for name, model in models.items()
     }
 
 
 def _make_learner(
-    config: Config, name: str, model: nn.Module, world: World, averaged: bool, *, steps_per_epoch: int, total_steps: int
+    config: Config, name: str, model: nn.Module, world: World, averaged: bool, steps_per_epoch: int
 ) -> Learner:
     optim, train, parallel = config.optim, config.train, config.parallel
     lr_at = lr_schedule(
         optim.schedule,
         lr=optim.lr,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=steps_per_epoch * train.epochs,
         milestones=optim.milestones,
         gamma=optim.gamma,
     )
