@@ -3,7 +3,7 @@
 from act_engine.attack.attack import Attack
 from act_engine.attack.frozen import frozen_eval
 from act_engine.attack.pgd import input_gradient, pgd
-from act_engine.attack.pixels import unit_range
+from act_engine.attack.pixels import Inputs, unit_range
 from act_engine.attack.start import first_iterate
 from act_engine.attack.view import AUTOCAST, AttackView, LiveView
 
@@ -11,6 +11,7 @@ __all__ = [
     "AUTOCAST",
     "Attack",
     "AttackView",
+    "Inputs",
     "LiveView",
     "first_iterate",
     "frozen_eval",

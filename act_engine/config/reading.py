@@ -4,6 +4,7 @@ All sources go through `from_mapping`, so a wrong name or value is met with the 
 written.
 """
 
+import copy
 import dataclasses
 import types
 import typing
@@ -77,7 +78,10 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
     return {
-        group.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(config, group.name)).items()}
+        group.name: {
+            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)
+            for k, v in vars(getattr(config, group.name)).items()
+        }
         for group in dataclasses.fields(config)
     }
 

@@ -145,10 +145,10 @@ class ModelConfig:
     package's, any of timm's, an installed plugin's (entry point act_engine.models), or package.module:factory."""
     natural_name: str | None = None
     """Architecture of the natural model; null: the same as name."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments of the architecture, such as {drop_path_rate: 0.1}; timm's ViTs and ConvNeXts also take
     conv_stem (true: strided 3x3 convolutions instead of one patch convolution)."""
-    natural_options: dict[str, Any] | None = None
+    natural_options: dict[str, Any] | None = field(default=None, hash=False)
     """The same for the natural model; null: as options if it has the same architecture, or else none."""
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
@@ -179,7 +179,7 @@ class ModelConfig:
     as for another number of classes."""
     teacher_name: str | None = None
     """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
-    teacher_options: dict[str, Any] | None = None
+    teacher_options: dict[str, Any] | None = field(default=None, hash=False)
     """RSLAD: its keyword arguments; null: as options if it has the same architecture, or else none."""
     teacher_weights: str | None = None
     """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""
@@ -363,8 +363,9 @@ class EvaluateConfig:
     """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
     targets: int = 0
     """0: PGD is untargeted; else every restart goes towards each of an image's so many most likely wrong classes."""
-    norm: Literal["linf", "l2"] | None = None
-    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own."""
+    norm: Literal["linf", "l2", "l1"] | None = None
+    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own. l1: AutoAttack
+    and its attacks alone, without PGD, noise and the look for masking beside them."""
     steps: int = 100
     """Iterations a restart, 1 or more."""
     restarts: int = 5
@@ -387,6 +388,8 @@ class EvaluateConfig:
         if self.images is not None:
             require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
         require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        l1 = self.norm == "l1" and self.attack != "none"
+        require(not l1 or self.by_library, "evaluate.norm", self.norm, f"linf, l2 with attack {self.attack}")
         if self.eps is not None:
             require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:

@@ -14,7 +14,7 @@ from act_engine.attack import AttackView
 from act_engine.config import AttackConfig, EvaluateConfig
 from act_engine.data import Loader
 from act_engine.evaluation.accuracy import Accuracy, evaluate
-from act_engine.evaluation.attacks import EvaluationAttack, PGDAttack, RandomNoise, Transfer
+from act_engine.evaluation.attacks import NORMS, EvaluationAttack, PGDAttack, RandomNoise, Transfer
 from act_engine.evaluation.autoattack import AutoAttack, import_autoattack
 from act_engine.evaluation.interval import wilson
 from act_engine.evaluation.kept import Kept, weights
@@ -75,24 +75,29 @@ def evaluate_models(
     """
     eps, norm = settings.ball(attack)
     step_size = 2.5 * eps / settings.steps if settings.step_size is None else settings.step_size
-    pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, norm, settings.loss, settings.targets)
     share = _Share(loader, settings.images, world, whole)
     attacked = settings.attack != "none"
-    noise = RandomNoise(eps, norm)
-    probe = None
-    if attacked and settings.check_masking and eps > 0:
+    ours = norm in NORMS  # or the library's alone
+    pgd, noise, probe = None, None, None
+    if ours:
+        pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, norm, settings.loss, settings.targets)
+        noise = RandomNoise(eps, norm)
+    elif source is not None:
+        raise ValueError(f"--source: got a run to transfer from, with norm {norm!r}; allowed: with linf or l2")
+    if attacked and ours and settings.check_masking and eps > 0:
         probe = RadiiProbe(eps, norm, _diameter(loader, norm), loss=settings.loss)
     viewed = None if source is None else AttackView(source)
     result: dict[str, Any] = {}
     for name, model in models.items():
         attacks: dict[str, EvaluationAttack] = {}
-        if attacked:
+        if attacked and ours:
             attacks = {"robust": pgd, "noise": noise} | ({} if probe is None else {"masking": probe})
         if viewed is not None:
             attacks["transfer"] = Transfer(viewed, pgd)
         if settings.by_library:
             named = None if settings.attack == "autoattack" else (settings.attack,)
-            attacks |= {"robust": AutoAttack(model, eps, norm, settings.version, named), "pgd": pgd}
+            attacks["robust"] = AutoAttack(model, eps, norm, settings.version, named)
+            attacks |= {"pgd": pgd} if ours else {}
         if state is not None:
             attacks = _kept(attacks, model, source, state / name, again)
         measured = evaluate(
@@ -113,11 +118,11 @@ def evaluate_models(
         result[name] = _describe(measured, settings.attack, probe, world)
     evaluation = {"models": result, "attack": None, "samples": share.total, **_question(models, settings, seed)}
     if attacked:
-        described = {"name": "pgd", "start": "uniform", **asdict(pgd)}
+        described = {"name": "pgd", "start": "uniform", **asdict(pgd)} if ours else None
         if settings.by_library:
             library = {"name": settings.attack, "version": settings.version, "eps": eps, "norm": norm}
             described = library | {"pgd": described}
-        evaluation |= {"attack": described, "noise_draws": noise.draws}
+        evaluation |= {"attack": described, "noise_draws": noise.draws if ours else None}
     return evaluation
 
 

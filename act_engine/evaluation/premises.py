@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from act_engine.attack import frozen_eval, unit_range
+from act_engine.attack.outputs import logits_of
 
 PROBED = 8
 """Images of a process's first batch of which the model is asked more than once."""
@@ -71,21 +72,18 @@ def check_model(model: nn.Module, images: Tensor) -> torch.dtype:
     few = unit_range(images[:2]).clone()
     with torch.no_grad(), frozen_eval(model):
         output = model(few)
-    allowed = "allowed: logits [B, classes]"
-    if not isinstance(output, Tensor):
-        raise PremiseError(f"the model's output: got {_kind(output)}; {allowed} (return them alone)")
-    shape = list(output.shape)
-    if output.dim() < 2 or shape[1:] == [1]:
+    try:
+        logits = logits_of(output, len(few))
+    except ValueError as error:
+        raise PremiseError(str(error)) from None
+    if logits.shape[1] < 2:
         raise PremiseError(
-            f"the model's output: got the shape {shape} for {len(few)} images, one number an image; {allowed}, 2 or "
-            "more (of one logit z: torch.stack([-z / 2, z / 2], 1))"
+            "model: got one number an image; allowed: logits [B, classes], 2 or more (of one logit z: "
+            "torch.cat([-z / 2, z / 2], 1))"
         )
-    if output.dim() > 2 or len(output) != len(few):
-        hint = " (flatten them)" if output.numel() == len(output) * shape[1] else ""
-        raise PremiseError(f"the model's output: got the shape {shape} for {len(few)} images; {allowed}{hint}")
-    if not output.is_floating_point():
-        raise PremiseError(f"the model's output: got {_kind(output)}; {allowed}, of floats")
-    return output.dtype
+    if not logits.is_floating_point():
+        raise PremiseError(f"model: got {_kind(logits)}; allowed: logits [B, classes], of floats")
+    return logits.dtype
 
 
 def check_values(images: Tensor, labels: Tensor, logits: Tensor, first: int) -> int:
@@ -110,8 +108,7 @@ def check_values(images: Tensor, labels: Tensor, logits: Tensor, first: int) -> 
     _check_range(*ends, images.dtype, place)
     if bad:
         raise PremiseError(
-            f"the model's output: got NaN or infinity for {int(bad)} of {len(labels)} clean images {place}; allowed: "
-            "finite logits"
+            f"model: got NaN or infinity for {int(bad)} of {len(labels)} clean images {place}; allowed: finite logits"
         )
     unit = 255.0 if images.dtype == torch.uint8 else 1.0
     return len(labels) if ends[1] <= unit / 255 else 0
@@ -226,7 +223,7 @@ class WatchedView:
         if torch.is_grad_enabled() and images.requires_grad:
             if not logits.requires_grad:
                 raise PremiseError(
-                    "the model's output: got logits without a gradient with respect to the images (detach, no_grad, "
+                    "model: got logits without a gradient with respect to the images (detach, no_grad, "
                     "numpy or argmax on the way?); allowed: differentiable ones"
                 )
             images.register_hook(self._see)
@@ -300,8 +297,4 @@ def _kind(value: Any) -> str:
     """What a value is, in few words."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, Mapping):
-        return f"{type(value).__name__} of {', '.join(map(repr, list(value)[:4]))}"
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of {len(value)}"
-    return type(value).__name__
+    return f"a {type(value).__name__}"

@@ -61,7 +61,7 @@ def describe_attack(attack: Mapping[str, Any]) -> str:
     if attack["name"] != "pgd":
         name = NAMES[attack["name"]]
         text = f"{name} {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
-        return f"{text}; PGD beside it: {_pgd(attack['pgd'])}"
+        return f"{text}; PGD beside it: {_pgd(attack['pgd'])}" if attack["pgd"] else text
     return _pgd(attack)
 
 

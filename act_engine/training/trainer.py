@@ -250,6 +250,8 @@ class Trainer:
         tensors, _ = self.learners[name].state_dict()
         attack = "none" if self.config.evaluate.attack == "none" else "pgd"
         settings = {"attack": attack, "steps": 10, "restarts": 1, "step_size": None, "check_masking": False}
+        if self.config.evaluate.norm == "l1":  # in which there is no PGD
+            settings |= {"norm": None, "eps": None}
         settings = dataclasses.replace(self.config.evaluate, **settings)
         model = self._model(name)
         model.load_state_dict(deployed(tensors))

@@ -124,6 +124,20 @@ def test_l1_by_the_library(shortened):
     assert found.robust < 12
 
 
+def test_l1_stands_alone_in_the_json():
+    model, x, y, _ = linear(4)
+    loader = ArrayLoader(x.permute(0, 2, 3, 1).numpy(), y.numpy(), 12, shuffle=False, seed=0, rank=0, world_size=1)
+    settings = EvaluateConfig(attack="autoattack", norm="l1", eps=0.3)
+    evaluation = evaluate_models({"m": model}, loader, AttackConfig(), settings, seed=0, world=WORLD)
+    assert {name for name in evaluation["models"]["m"] if name.endswith("accuracy")} == {
+        "clean_accuracy",
+        "robust_accuracy",
+    }
+    assert "robust: AutoAttack standard (l1, eps 0.3)" in format_table(evaluation)
+    with pytest.raises(ValueError, match=r"evaluate.norm: got 'l1'; allowed: linf, l2 with attack pgd"):
+        EvaluateConfig(norm="l1", eps=1.0)
+
+
 @pytest.mark.parametrize(
     "settings", [{"norm": "linfty"}, {"version": "fast"}, {"attacks": ("pgd",)}, {"attacks": ("apgd-ce", "cw")}]
 )
