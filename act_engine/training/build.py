@@ -33,7 +33,15 @@ def make_data(config: Config, world: World) -> Data:
 def make_model(config: Config, name: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """The model called `name`, ``"robust"``, ``"natural"`` or ``"teacher"``, freshly initialised."""
     torch.manual_seed(stream(config.train.seed, 0, f"init {name}"))
-    return build_model(**config.model.architecture(name), image_shape=image_shape)
+    try:
+        return build_model(**config.model.architecture(name), image_shape=image_shape)
+    except ValueError as error:
+        if getattr(config.model, f"{name}_name", None) is None:  # the robust model's settings are this one's too
+            raise
+        message = (
+            str(error).replace("model.name", f"model.{name}_name").replace("model.options", f"model.{name}_options")
+        )
+        raise ValueError(message) from error
 
 
 def start_model(config: Config, name: str, image_shape: tuple[int, int, int], say: Callable[[str], None]) -> nn.Module:
