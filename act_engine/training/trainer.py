@@ -69,7 +69,11 @@ class Trainer:
         self.output, self.profile = Path(output), profile
         with world.together():
             self.objective = build_objective(**config.objective.method())
+            if data is not None:
+                given = dataclasses.replace(config.data, name="given", batch_size=data.train.batch_size)
+                config = dataclasses.replace(config, data=given)
             self.data = make_data(config, world) if data is None else data
+            self._whole = data is not None  # such a test loader gives every process all images
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
             check_evaluation(config.evaluate, config.model.num_classes)
             self.steps_per_epoch = len(self.data.train)
@@ -80,8 +84,7 @@ class Trainer:
             self.frozen = {name: self._start(name, models).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
-        steps = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
-        self.learners = make_learners(config, trained, world, **steps)
+        self.learners = make_learners(config, trained, world, steps_per_epoch=self.steps_per_epoch)
         self.train_step = make_step(
             config, self.objective, self.learners, self.frozen, world, steps_per_epoch=self.steps_per_epoch
         )
@@ -94,7 +97,8 @@ class Trainer:
             self.learners,
             self.data.train,
             world,
-            **steps,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_steps,
             every_steps=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             keep_every_epochs=config.checkpoint.keep_every_epochs,
@@ -258,6 +262,7 @@ class Trainer:
             settings,
             seed=self.config.train.seed,
             world=self.world,
+            whole=self._whole,
         )["models"][name]
         accuracy = measured["robust_accuracy"]
         accuracy = measured["clean_accuracy"] if accuracy is None else accuracy
@@ -306,6 +311,7 @@ class Trainer:
                 seed=self.config.train.seed,
                 world=world,
                 state=self.output / MEASURED,
+                whole=self._whole,
                 on_batch=lambda images: bar.update(images * world.size),
             )
         self._exported = models
