@@ -14,6 +14,12 @@ QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images
 
 
 @dataclass(frozen=True)
+class Place:
+    path: str | None = None
+    """Where the test images lie by now; or another test set with classes of the run's, whose results are kept apart."""
+
+
+@dataclass(frozen=True)
 class Arguments(EvaluateConfig):
     """Measure the clean and robust accuracy of a run's models; what is not given is as the run's config has it.
 
@@ -58,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
             check_evaluation(settings, config.model.num_classes)
             whole = settings.by_library
-            run = load_run(folder, world, settings.batch_size, whole=whole)
+            run = load_run(folder, world, settings.batch_size, whole=whole, data_path=options.get("data.path"))
             source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=seed,
             world=world,
             source=model,
-            state=None if quick else folder / MEASURED,
+            state=None if quick or run.other_data else folder / MEASURED,
             again=options.get("again", False),
             whole=whole,
         )
@@ -86,7 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if quick:
             print("quick: a look, no evidence of robustness; nothing was written")
         else:
-            write_json(folder / EVALUATION, evaluation)
+            name = EVALUATION
+            if run.other_data is not None:
+                evaluation["data_path"] = run.other_data
+                name = f"evaluation_{Path(run.other_data).resolve().stem}.json"
+            write_json(folder / name, evaluation)
     world.close()
     return 0
 

@@ -148,10 +148,10 @@ class ModelConfig:
     package's, any of timm's, an installed plugin's (entry point act_engine.models), or package.module:factory."""
     natural_name: str | None = None
     """Architecture of the natural model; null: the same as name."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments of the architecture, such as {drop_path_rate: 0.1}; timm's ViTs and ConvNeXts also take
     conv_stem (true: strided 3x3 convolutions instead of one patch convolution)."""
-    natural_options: dict[str, Any] | None = None
+    natural_options: dict[str, Any] | None = field(default=None, hash=False)
     """The same for the natural model; null: as options if it has the same architecture, or else none."""
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
@@ -182,7 +182,7 @@ class ModelConfig:
     as for another number of classes."""
     teacher_name: str | None = None
     """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
-    teacher_options: dict[str, Any] | None = None
+    teacher_options: dict[str, Any] | None = field(default=None, hash=False)
     """RSLAD: its keyword arguments; null: as options if it has the same architecture, or else none."""
     teacher_weights: str | None = None
     """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""

@@ -12,6 +12,7 @@ import torch
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
+from act_engine.data.given import GivenLoader, as_loader, given_data
 from act_engine.data.identity import describe_data, identity, require_same
 from act_engine.data.registry import Facts, Source, find_source, sources
 from act_engine.data.selection import select, usual_selection
@@ -21,14 +22,17 @@ __all__ = [
     "Batch",
     "Data",
     "Facts",
+    "GivenLoader",
     "Loader",
     "Pictures",
     "Source",
     "Splits",
+    "as_loader",
     "build_data",
     "data_facts",
     "describe_data",
     "find_source",
+    "given_data",
     "identity",
     "require_same",
     "sources",
@@ -72,6 +76,7 @@ def build_data(
     download: bool = False,
     index: str = "auto",
     train: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Data:
     """Return the loaders of data set `name` (one of `sources()`) for this rank.
 
@@ -87,7 +92,8 @@ def build_data(
     `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says how many (also in
     `Data.bad_images`); one that turns out so in mid-run is then replaced by another. `download` lets cifar10 and
     cifar100 be fetched into `path`. `index`: where image_folder and webdataset keep what they found (as in `indexed`).
-    Without `train` there are only the held-out images (`Data.train` is None), and of files no others are looked at.
+    Without `train` there are only the held-out images (`Data.train` is None), and of files no others are looked at;
+    image_folder then takes labels by `class_names`, where they are given.
     ValueError or FileNotFoundError name the setting that is wrong, one that this data set does not have among them.
     """
     options = {**locals(), "path": expanded(path)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +40,15 @@ def image_folder(
     holdout: float | None = None,
     index: str = "auto",
     train: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Splits:
     """List the images of `path`/train and of its held-out splits: val, valid, validation, dev or test.
 
     A split is a folder of class folders, whose images may lie in subfolders, as torchvision reads it; or a list
     SPLIT.csv or SPLIT.txt of image and class, for a flat folder SPLIT or with paths from `path`. With `holdout` there
     is no held-out split: `path` or `path`/train holds the class folders. Without `train` only the held-out images are
-    listed. `index` as in `indexed`.
+    listed; then `class_names` are the classes that labels are given by, of which a test set, which `path` itself may
+    be, can lack some. `index` as in `indexed`.
 
     Raises:
         ValueError, FileNotFoundError: nothing usable is there, or what is meant is not clear; one line.
@@ -58,6 +60,11 @@ def image_folder(
     elif root.parts[-3:] == KAGGLE.parts:
         outer = root.parents[2]
     folders = {name: root / entry for name, entry in _split_folders(root).items()}
+    if class_names is not None and not train:
+        tested, _, notes = choose(folders, root)
+        place = root if tested is None else folders[tested]
+        listing = relabelled(indexed_classes(place, workers, index), tuple(class_names), place, whole=False)
+        return as_splits({"test": listing}, bad_images=bad_images, num_classes=num_classes, notes=notes)
     lists = _find_lists(folders, dict.fromkeys((root, outer)))
     if TRAIN not in {*folders, *lists}:
         if holdout is None or folders or lists or not _class_folders(root):
@@ -222,12 +229,18 @@ def kind_of(entry: os.DirEntry[str]) -> str:
     return os.path.splitext(entry.name)[1].lower() or "without suffix"
 
 
-def relabelled(listing: Listing, classes: tuple[str, ...] | None, folder: Path | None) -> Listing:
-    """A held-out listing with the labels of the training `classes`, which must be its own; ValueError otherwise."""
+def relabelled(
+    listing: Listing, classes: tuple[str, ...] | None, folder: Path | None, *, whole: bool = True
+) -> Listing:
+    """A held-out listing with the labels of the training `classes`, which must be its own; ValueError otherwise.
+
+    Without `whole` it may lack some of them.
+    """
     if classes is None:
         return listing
     ours, theirs = ({same_name(name): name for name in names} for names in (listing.classes, classes))
-    for lacking, present, problem in ((ours, theirs, "lacks"), (theirs, ours, "has, and train/ lacks,")):
+    sides = ((theirs, ours, "has, and train/ lacks,"), *(((ours, theirs, "lacks"),) if whole else ()))
+    for lacking, present, problem in sides:
         odd = sorted(present.keys() - lacking.keys())
         if odd:
             raise ValueError(

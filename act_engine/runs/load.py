@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import nn
 
 from act_engine.config import Config
-from act_engine.data import Data, build_data
+from act_engine.data import Data, build_data, identity, require_same
 from act_engine.models import build_model, load_weights
 from act_engine.parallel import World
-from act_engine.runs.data import check_data
+from act_engine.runs.data import read_data
 from act_engine.runs.folder import read_config
 
 
@@ -20,20 +20,34 @@ class Run:
     config: Config
     models: dict[str, nn.Module]
     data: Data
+    other_data: str | None = None
+    """Where the data lies that was asked for, if it is not that which the run was measured on."""
 
 
-def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, whole: bool = False) -> Run:
+def load_run(
+    folder: Path,
+    world: World,
+    eval_batch_size: int | None = None,
+    *,
+    whole: bool = False,
+    data_path: str | None = None,
+) -> Run:
     """Read a run back from its folder: every model that it exported, in eval mode, and its data.
 
-    The data is this process's part of it, or with `whole` all of it.
+    The data is this process's part of it, or with `whole` all of it. With `data_path` it lies there by now, or it is
+    another test set with classes of the run's.
 
     Raises:
-        ValueError: the folder holds no run, or one that has not come to its end.
+        ValueError: the folder holds no run, or one that has not come to its end; or the data is not the run's.
     """
     config = read_config(folder)
     batch_size = eval_batch_size or config.evaluate.batch_size
+    recorded = read_data(folder, lambda message: print(f"warning: {message}") if world.is_main else None)
+    settings = vars(config.data)
+    if data_path is not None:
+        settings = {**settings, "path": data_path, "class_names": recorded.get("test", {}).get("classes")}
     data = build_data(
-        **vars(config.data),
+        **settings,
         eval_batch_size=batch_size,
         order_seed=config.train.seed,
         device=world.device,
@@ -41,10 +55,21 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, 
         world_size=1 if whole else world.size,
         train=False,
     )
-    if world.is_main:
-        check_data(folder, data, splits=["test"], warn=lambda message: print(f"warning: {message}"))
+    other = None
+    try:
+        require_same(recorded.get("test"), identity(data.test), "test", str(folder))
+    except ValueError as difference:
+        if data_path is None:
+            raise
+        other = data_path
+        if world.is_main:
+            print(f"{difference}; they are measured as another test set")
+    if data.num_classes > config.model.num_classes:
+        raise ValueError(
+            f"data.path: {data_path} has {data.num_classes} classes; allowed: the run's {config.model.num_classes}"
+        )
     models = load_models(folder, config, data.image_shape, world)
-    return Run(config, models, data)
+    return Run(config, models, data, other)
 
 
 def load_models(folder: Path, config: Config, image_shape: tuple[int, int, int], world: World) -> dict[str, nn.Module]:

@@ -70,6 +70,10 @@ class Trainer:
         self.output, self.profile = Path(output), profile
         with world.together():
             self.objective = build_objective(**config.objective.method())
+            if data is not None:
+                given = dataclasses.replace(config.data, name="given", batch_size=data.train.batch_size)
+                config = dataclasses.replace(config, data=given)
+            self._whole = data is not None  # such a test loader gives every process all images
         # Rank 0 lists the files, or fetches the data, and the others find what it left.
         self.data = world.main_first(lambda: make_data(config, world)) if data is None else data
         with world.together():
@@ -86,8 +90,7 @@ class Trainer:
                 check_data(self.output, self.data, warn=lambda message: print(f"warning: {message}"))
                 for note in self.data.notes:
                     print(note)
-        steps = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
-        self.learners = make_learners(config, trained, world, **steps)
+        self.learners = make_learners(config, trained, world, steps_per_epoch=self.steps_per_epoch)
         self.train_step = make_step(
             config, self.objective, self.learners, self.frozen, world, steps_per_epoch=self.steps_per_epoch
         )
@@ -100,7 +103,8 @@ class Trainer:
             self.learners,
             self.data.train,
             world,
-            **steps,
+            steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.total_steps,
             every_steps=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             keep_every_epochs=config.checkpoint.keep_every_epochs,
@@ -264,6 +268,7 @@ class Trainer:
             settings,
             seed=self.config.train.seed,
             world=self.world,
+            whole=self._whole,
         )["models"][name]
         accuracy = measured["robust_accuracy"]
         accuracy = measured["clean_accuracy"] if accuracy is None else accuracy
@@ -312,6 +317,7 @@ class Trainer:
                 seed=self.config.train.seed,
                 world=world,
                 state=self.output / MEASURED,
+                whole=self._whole,
                 on_batch=lambda images: bar.update(images * world.size),
             )
         self._exported = models

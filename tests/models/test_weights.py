@@ -367,6 +367,17 @@ def test_pretrained_weights_come_out_of_timms_cache(hub):
     assert torch.equal(model[1].fc.weight, fresh)
 
 
+def test_pretrained_weights_with_a_new_stem(hub):
+    source = timm.create_model("test_vit")
+    hub.publish("test_vit", source.state_dict())
+    options = {"conv_stem": True}
+    model = build_model("test_vit", num_classes=1000, image_shape=(3, 96, 64), options=options)
+    notes = load_pretrained(model, "test_vit", image_shape=(3, 96, 64), options=options)
+    assert notes == ["timm's test_vit: they are a patch stem's; the ConvStem starts anew"]
+    assert torch.equal(model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    assert model.pos_embed.shape[1] == 1 + 6 * 4
+
+
 def test_no_pretrained_weights_is_one_line(hub):
     model = build_model("test_resnet", num_classes=4, image_shape=(3, 32, 32))
     with pytest.raises(
