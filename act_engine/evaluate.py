@@ -28,6 +28,7 @@ class Arguments(EvaluateConfig):
 
     run: str | None = field(default=None, metadata={"positional": True})
     """The run's folder."""
+    data: Place = field(default_factory=Place)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     seed: int | None = None

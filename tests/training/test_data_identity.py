@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from act_engine import evaluate, train
+from act_engine.data.sample_tree import write_tree
 
 SETTINGS = """
 objective: {name: natural}
@@ -56,6 +57,28 @@ def test_a_run_keeps_to_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "going on after step 4 of 6" in capsys.readouterr().out
     assert evaluate.main([str(output)]) == 0
     assert json.loads((output / "data.json").read_text()) == recorded
+
+
+def test_a_moved_test_set_and_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The run's own images count as its evaluation; others are kept apart, and need classes of the run's."""
+    tree, output = write_tree(tmp_path / "tree", classes=3, train=6, test=2, size=24), tmp_path / "run"
+    files = ["--data.name", "image_folder", "--data.image_size", "16", "--data.index", "off"]
+    assert run(tree, output, *files, "--train.epochs", "1") == 0
+    first = (output / "evaluation.json").read_text()
+    moved = Path(shutil.move(tree, tmp_path / "moved"))
+    refused(capsys, lambda: evaluate.main([str(output)]), "there is no folder")
+    assert evaluate.main([str(output), "--data.path", str(moved)]) == 0
+    assert (output / "evaluation.json").read_text() == first
+    other = Path(shutil.copytree(moved / "train", tmp_path / "natural-adversarial"))
+    shutil.rmtree(other / "class_0")  # fewer classes: those that are left keep their labels
+    assert evaluate.main([str(output), "--data.path", str(other)]) == 0
+    assert "they are measured as another test set" in capsys.readouterr().out
+    measured = json.loads((output / "evaluation_natural-adversarial.json").read_text())
+    assert measured["samples"] == 12
+    assert measured["models"]["natural"]["per_class"]["clean_accuracy"][0] is None
+    assert (output / "evaluation.json").read_text() == first
+    (other / "class_1").rename(other / "zebra")
+    refused(capsys, lambda: evaluate.main([str(output), "--data.path", str(other)]), "the class folder 'zebra'")
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"train": {"images": 3}}', "[1, 2]", "\0\0\0"])
