@@ -92,15 +92,16 @@ def build_data(
     `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says how many (also in
     `Data.bad_images`); one that turns out so in mid-run is then replaced by another. `download` lets cifar10 and
     cifar100 be fetched into `path`. `index`: where image_folder and webdataset keep what they found (as in `indexed`).
-    Without `train` there are only the held-out images (`Data.train` is None), and of files no others are looked at;
+    Without `train` there are only the test images (`Data.train` is None), and of files no others are looked at;
     image_folder then takes labels by `class_names`, where they are given.
     ValueError or FileNotFoundError name the setting that is wrong, one that this data set does not have among them.
     """
     options = {**locals(), "path": expanded(path)}
     source = find_source(name)
     _check_settings(source, options)
-    drawn = any(options[setting] is not None for setting in ("validation_samples", "selection_samples", "holdout"))
-    splits = source.read({**options, "train": train or drawn or selection})
+    if not train:  # nor are there images to choose checkpoints by
+        options |= {"selection": False, "selection_samples": None}
+    splits = source.read({**options, "train": train or validation_samples is not None or holdout is not None})
     splits = select(splits, **{key: options[key] for key in inspect.signature(select).parameters if key != "splits"})
     if num_classes is not None and num_classes < splits.num_classes:
         raise ValueError(
