@@ -78,7 +78,7 @@ def test_a_source_has_settings_that_exist(name: str):
     """Each is a keyword of `build_data`, and, unless the run decides it, a setting that a user can give."""
     source = find_source(name)
     assert source.settings <= inspect.signature(build_data).parameters.keys()
-    own = source.settings - {"num_classes", "train"}
+    own = source.settings - {"num_classes", "train", "class_names"}
     assert own <= set(DataConfig.__dataclass_fields__)
 
 
