@@ -108,23 +108,24 @@ def evaluate(
     counts: _Counts | None = None
     said: list[str] = []
     position = first
-    checked = _checked(model, view, batches, first)
-    with together():  # what is wrong with the first batch is wrong with all of them
-        batch = next(checked, None)
-    while batch is not None:
-        images, labels, logits, dark, found = batch
-        if counts is None:
-            counts = _Counts(logits.shape[1], attacks)
-            counts.begin(found)
-        clean = is_right(logits, labels)
-        place, record = Place(position, total, seed), Record()
-        watched = WatchedView(view, record)
-        masks = {name: run(watched, images, labels, clean, place) for name, run in attacks.items()}
-        counts.add(labels, clean, masks, dark, record)
-        said = once_each([*said, *record.warnings])
-        position += len(labels)
-        on_batch(len(labels))
-        batch = next(checked, None)
+    with view.ready():  # the model stays as it is meanwhile
+        checked = _checked(model, view, batches, first)
+        with together():  # what is wrong with the first batch is wrong with all of them
+            batch = next(checked, None)
+        while batch is not None:
+            images, labels, logits, dark, found = batch
+            if counts is None:
+                counts = _Counts(logits.shape[1], attacks)
+                counts.begin(found)
+            clean = is_right(logits, labels)
+            place, record = Place(position, total, seed), Record()
+            watched = WatchedView(view, record)
+            masks = {name: run(watched, images, labels, clean, place) for name, run in attacks.items()}
+            counts.add(labels, clean, masks, dark, record)
+            said = once_each([*said, *record.warnings])
+            position += len(labels)
+            on_batch(len(labels))
+            batch = next(checked, None)
     classes, holders = sum_over_ranks([0, 0] if counts is None else [counts.classes, 1])
     if not holders:
         raise ValueError("the evaluation data is empty")
