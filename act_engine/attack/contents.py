@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 TABLES = frozenset(vars(nn.Module()))
-"""What every module has; of these, only the tables below change what a call computes in eval mode."""
+"""What every module has; of these, the tables below are watched."""
 TENSOR_TABLES = ("_parameters", "_buffers")
 OTHER_TABLES = ("_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 ATOMS = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.memory_format)
@@ -35,14 +35,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 class Slot(NamedTuple):
-    """A place where a tensor lies: ``holder[key]``, a table of `owner` or, with `plain`, its plain contents."""
+    """A place where a tensor lies: ``holder[key]``."""
 
     name: str
-    owner: Any
     holder: Any
     key: Any
     tensor: Tensor
-    plain: bool
 
     def like(self) -> tuple:
         tensor = self.holder[self.key]
@@ -55,18 +53,17 @@ class Contents:
     Looked into: submodules, also those in plain lists and the like; parameters, buffers and plain tensors; hooks; and
     plain attributes: numbers, flags, functions, lists, dicts and the attributes of plain objects. The values of tensors
     are not compared, nor are train and eval mode, nor what happens inside functions.
-
-    Raises:
-        ValueError: a part is TorchScript, whose contents lie outside of Python.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.slots: list[Slot] = []
         self.modules: list[nn.Module] = []
         self.wrappers: list[tuple[nn.Module, nn.Module]] = []
-        self._empty: list[dict] = []
-        self._held: list[tuple[str, Any, int, tuple, tuple]] = []  # name, holder, its length, keys, values
-        self._copied: list[tuple[str, Any, Any]] = []  # name, holder of plain values alone, a copy of it
+        self._opaque: str | None = None
+        self._empty: list[dict] = []  # tables of modules
+        self._held: list[tuple[str, Any, int, tuple, tuple]] = []  # name, holder, its length, keys, values but tensors
+        self._copied: list[tuple[str, Any, Any]] = []  # name, a set or an array, a copy of it
+        self._whole: list[tuple[Any, int, Any]] = []  # holder, its length, a copy of what is watched in it
         self._known: dict[int, Any] = {}  # by id; the values keep what has an id alive
         self._waiting: list[tuple[str, nn.Module]] = [("", model)]
         while self._waiting:
@@ -109,6 +106,24 @@ class Contents:
         now = self.tensors() if self._shared else []
         return next((self.slots[a].name for a, b in self._shared if now[a] is not now[b]), None)
 
+    def restore(self) -> None:
+        """Put everything but hooks and submodules back in its place; no tensor's values are changed."""
+        for holder, size, kept in self._whole:
+            now = holder if isinstance(kept, list) else [holder.get(key, TABLES) for key in kept]
+            before = kept if isinstance(kept, list) else kept.values()
+            if len(holder) == size and all(map(is_, now, before)):
+                continue
+            if isinstance(kept, list):
+                holder[:] = kept
+                continue
+            for key in [key for key in holder if key not in kept and key not in TABLES]:
+                del holder[key]
+            holder.update(kept)
+        for _, holder, content in self._copied:
+            if isinstance(holder, set) and holder != content:
+                holder.clear()
+                holder.update(content)
+
     def copy(self, model: nn.Module) -> tuple[nn.Module, dict[int, Any]]:
         """A deep copy of `model`, of which these are the contents, and the copy of each thing by the thing's id.
 
@@ -118,6 +133,8 @@ class Contents:
             ValueError: something is not copied, but shared or left out.
             Exception: whatever copying a part of it raises.
         """
+        if self._opaque is not None:
+            raise ValueError(self._opaque)
         memo: dict[int, Any] = {}
         for slot in self.slots:
             if not slot.tensor.is_leaf:
@@ -141,26 +158,31 @@ class Contents:
             self._waiting.append((name, inside))
             return
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError("TorchScript shows nothing of what it holds")
+            self._opaque = "TorchScript shows nothing of what it holds"
+            return
         self.modules.append(module)
         attributes = vars(module)
-        self._hold(name, module, attributes, [key for key in attributes if key not in TABLES])
+        self._hold(name, attributes, [key for key in attributes if key not in TABLES])
         for table in (*TENSOR_TABLES, *OTHER_TABLES):
-            self._hold(name, None, attributes[table], list(attributes[table]))
+            if attributes[table]:
+                self._hold(name, attributes[table], list(attributes[table]), restored=table in TENSOR_TABLES)
+            else:
+                self._empty.append(attributes[table])
 
-    def _hold(self, name: str, owner: Any, holder: Any, keys: list) -> None:
+    def _hold(self, name: str, holder: Any, keys: list, restored: bool = True) -> None:
         """Watch `holder[key]` for the keys: tensors in slots, the rest by identity, and look into what they are."""
-        if owner is None and not holder:
-            self._empty.append(holder)
-            return
         plain: dict[Any, Any] = {}
         for key in keys:
             value = holder[key]
             if isinstance(value, Tensor):
-                self.slots.append(Slot(_join(name, key), owner, holder, key, value, owner is not None))
+                self.slots.append(Slot(_join(name, key), holder, key, value))
             else:
                 plain[key] = value
         self._held.append((name, holder, len(holder), tuple(plain), tuple(plain.values())))
+        if isinstance(holder, list) and restored:
+            self._whole.append((holder, len(holder), list(holder)))
+        elif isinstance(holder, dict) and restored:
+            self._whole.append((holder, len(holder), {key: holder[key] for key in keys}))
         for key, value in plain.items():
             self._look_into(_join(name, key), value)
 
@@ -173,35 +195,23 @@ class Contents:
         if _size(value, LARGEST) >= LARGEST:
             return
         self._known[id(value)] = value
-        if isinstance(value, (set, frozenset)) or hasattr(value, "tobytes") or _only_atoms(value):
-            if not isinstance(value, tuple):
-                self._copied.append((name, value, _content(value)))
+        if isinstance(value, set) or hasattr(value, "tobytes"):
+            self._copied.append((name, value, _content(value)))
         elif isinstance(value, (list, tuple)):
-            self._hold(name, value, value, list(range(len(value))))
+            self._hold(name, value, list(range(len(value))))
         elif isinstance(value, dict):
-            self._hold(name, value, value, list(value))
+            self._hold(name, value, list(value))
         elif hasattr(value, "__dict__"):
-            self._hold(name, value, vars(value), list(vars(value)))
-
-
-def plain_holder(owner: Any) -> Any:
-    """Where the plain contents of a module, list, dict or object lie."""
-    return owner if isinstance(owner, (list, tuple, dict)) else vars(owner)
+            self._hold(name, vars(value), list(vars(value)))
 
 
 def _join(name: str, key: Any) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
-def _only_atoms(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(part, ATOMS) for part in value.values())
-    return isinstance(value, (list, tuple)) and all(isinstance(part, ATOMS) for part in value)
-
-
 def _content(value: Any) -> Any:
-    """A copy that can be compared, of a container of plain values or an array."""
-    return value.tobytes() if hasattr(value, "tobytes") else copy.copy(value)
+    """A copy that can be compared, of a set or an array."""
+    return value.tobytes() if hasattr(value, "tobytes") else set(value)
 
 
 def _size(value: Any, limit: int) -> int:

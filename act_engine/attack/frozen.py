@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from act_engine.attack.contents import Contents
+
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
@@ -30,23 +32,16 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[nn.Module]:
-    """What a pass leaves in the model is taken back at the end: buffers' values and whatever attributes it sets.
+    """What a pass leaves in the model is taken back at the end: buffers' values, attributes, what lists and dicts hold.
 
-    So a norm that stays in train mode, or a forward that keeps its activations, leaves no trace. What a forward changes
-    within a list or another object of its own is not taken back.
+    So a norm that stays in train mode, or a forward that keeps its activations, leaves no trace.
     """
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    attributes = [dict(vars(module)) for module in modules]
-    tables = [dict(module._buffers) for module in modules]
+    contents = Contents(model)
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield model
     finally:
-        for module, own, table in zip(modules, attributes, tables, strict=True):
-            vars(module).clear()
-            vars(module).update(own)
-            module._buffers.clear()
-            module._buffers.update(table)
+        contents.restore()
         for buffer, value in buffers:
             buffer.data.copy_(value)  # not counted as a write: a graph of these passes may still need the same values
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from act_engine.attack.agreement import disagreement, moved, unit_roundoff
-from act_engine.attack.contents import Contents, plain_holder, unwrapped
+from act_engine.attack.contents import Contents, unwrapped
 from act_engine.attack.folding import PRODUCERS, Folded, OtherAxis, fold_into, foldable_pairs
 from act_engine.attack.frozen import frozen_eval, untouched, version
 from act_engine.attack.outputs import logits_of
-from act_engine.attack.pixels import unit_range
+from act_engine.attack.pixels import Inputs, unit_range
 from act_engine.models.side_by_side import lay_side_by_side
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,9 +113,9 @@ class AttackView:
         if self.why_live is not None:
             with self._live.ready():
                 return self._live(images)
-        if not self._compared:
+        if not self._compared and len(images):
             return self._first(images)
-        return self._logits(self._forward, self._own(images, self._writes), self.dtype)
+        return self._logits(self._forward, self._inputs(images), self.dtype)
 
     @property
     def recordable(self) -> bool:
@@ -160,7 +160,7 @@ class AttackView:
         return True
 
     def _build(self) -> None:
-        self._compared, self._writes = False, True
+        self._compared, self._inputs = False, Inputs(self.memory_format)
         self.generation += 1
         self.why_not_folded: str | None = None
         self.folded: list[tuple[str, str]] = []
@@ -187,32 +187,30 @@ class AttackView:
         if self.memory_format is torch.channels_last:
             for tensor in (*self.module.parameters(), *self.module.buffers()):
                 if tensor.dim() == 4:
-                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+                    # `contiguous` leaves the strides of one grey channel, by which convolutions choose their layout.
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if self.dtype is not None:
             for layer in self.module.modules():
                 if type(layer) in PRODUCERS:
                     layer.to(self.dtype)
         self._targets, self._read = [], []  # tensors of the view, and the slots that they are taken over from
-        self._plain = []  # holder, key and tensor of the view, of those that are no parameter or buffer
         for index, slot in enumerate(self._contents.slots):
             target = copies[id(slot.tensor)]
             if id(target) not in apart:
                 self._targets.append(target)
                 self._read.append(index)
-            if slot.plain and id(slot.owner) in copies and not isinstance(slot.owner, tuple):
-                self._plain.append((plain_holder(copies[id(slot.owner)]), slot.key, target))
+        self._own = Contents(self.module)
         self._take_over()
         self._forward = torch.compile(self.module) if self._compile else self.module
 
     @torch.no_grad()
     def _take_over(self) -> None:
+        self._own.restore()  # what its passes kept, such as a cache of something made of the weights
         tensors = self._contents.tensors()
         if self._targets:
             torch._foreach_copy_(self._targets, [tensors[index] for index in self._read])
         for layer, origin, norm in self._folds:
             fold_into(origin, norm, layer.weight, layer.bias)
-        for holder, key, tensor in self._plain:
-            holder[key] = tensor
         self._taken = tensors, [version(tensor) for tensor in tensors]
 
     def _pairs(self) -> list[tuple[str, str]]:
@@ -228,8 +226,7 @@ class AttackView:
 
     def _first(self, images: Tensor) -> Tensor:
         """The first pass, compared with the model's; from here on `_compared`, or live."""
-        batch = self._own(images, copied=True)
-        before = version(batch)
+        batch = self._inputs(images)
         random = _random_state(batch)
         logits: Tensor | None = None
         failure: str | None = None
@@ -253,7 +250,7 @@ class AttackView:
             self._go_live(f"its copy for attacks is not the same model ({difference})")
             return self(images)
         self._compared = True
-        self._writes = before is None or version(batch) != before
+        self._inputs.seen(batch)
         return logits
 
     @torch.no_grad()
@@ -278,16 +275,8 @@ class AttackView:
             _set_random_state(images, random)
             return self._logits(self.source._call_impl, images.clone(), dtype)  # not through torch.compile
 
-    def _own(self, images: Tensor, copied: bool) -> Tensor:
-        """Float images in the view's layout; with `copied`, in memory that the caller does not have."""
-        batch = unit_range(images)
-        if batch.dim() == 4:
-            batch = batch.contiguous(memory_format=self.memory_format)
-        return batch.clone() if copied and batch is images else batch
-
     def _live_pass(self, images: Tensor) -> Tensor:
-        batch = unit_range(images)
-        return self._logits(self.source, batch.clone() if batch is images else batch, self.dtype)
+        return self._logits(self.source, Inputs()(images), self.dtype)
 
     def _logits(self, forward: Callable[[Tensor], Tensor], batch: Tensor, dtype: torch.dtype | None) -> Tensor:
         with torch.autocast(batch.device.type, dtype=dtype, enabled=dtype is not None):

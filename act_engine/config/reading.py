@@ -4,6 +4,7 @@ All sources go through `from_mapping`, so a wrong name or value is met with the 
 written.
 """
 
+import copy
 import dataclasses
 import types
 import typing
@@ -48,6 +49,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return _parse_yaml(text, str(path))
 
 
+def read_config(source: str | Path, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """The config of a recipe or of a YAML file, with further settings put over it.
+
+    Args:
+        source: a recipe's name, such as ``"digits"``, or a file ``….yaml``.
+        settings: by group and name, such as ``{"attack": {"steps": 20}}``.
+
+    Raises:
+        ValueError: there is no such recipe or file, or a setting that is unknown or not allowed.
+    """
+    is_file = isinstance(source, Path) or source.endswith((".yaml", ".yml"))
+    base = from_mapping(read_yaml(source) if is_file else read_recipe(str(source)))
+    return from_mapping(settings or {}, base)
+
+
 def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text) or {}
@@ -62,7 +78,10 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
     return {
-        group.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(config, group.name)).items()}
+        group.name: {
+            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)
+            for k, v in vars(getattr(config, group.name)).items()
+        }
         for group in dataclasses.fields(config)
     }
 

@@ -145,10 +145,10 @@ class ModelConfig:
     package's, any of timm's, an installed plugin's (entry point act_engine.models), or package.module:factory."""
     natural_name: str | None = None
     """Architecture of the natural model; null: the same as name."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Keyword arguments of the architecture, such as {drop_path_rate: 0.1}; timm's ViTs and ConvNeXts also take
     conv_stem (true: strided 3x3 convolutions instead of one patch convolution)."""
-    natural_options: dict[str, Any] | None = None
+    natural_options: dict[str, Any] | None = field(default=None, hash=False)
     """The same for the natural model; null: as options if it has the same architecture, or else none."""
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
@@ -179,7 +179,7 @@ class ModelConfig:
     as for another number of classes."""
     teacher_name: str | None = None
     """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
-    teacher_options: dict[str, Any] | None = None
+    teacher_options: dict[str, Any] | None = field(default=None, hash=False)
     """RSLAD: its keyword arguments; null: as options if it has the same architecture, or else none."""
     teacher_weights: str | None = None
     """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""
@@ -336,8 +336,16 @@ class CheckpointConfig:
     keep_every_epochs: int | None = None
     """Keep the checkpoint at the end of every so many epochs for good; null: none."""
     best_every_epochs: int | None = None
-    """Measure the robust model after every so many epochs (PGD-10, one start, on the test images), and keep the
-    checkpoint with the highest robust accuracy; null: never."""
+    """Measure the robust model (its averaged weights, where there are any) by PGD from one start after every so many
+    epochs, on data.selection_samples images that are neither trained on nor tested on; the checkpoint with the highest
+    robust accuracy is kept and exported. null: never, and the last is exported."""
+    best_steps: int = 10
+    """With best_every_epochs: iterations of that PGD, 1 or more."""
+    best_loss: Literal["ce", "margin", "dlr"] = "ce"
+    """With best_every_epochs: its loss, as evaluate.loss."""
+    best_patience: int | None = None
+    """With best_every_epochs: end the training after so many measurements in a row without a new best, 1 or more;
+    null: train all epochs."""
     on_error: Literal["stop", "continue"] = "stop"
     """What a checkpoint that cannot be written (a full disk) does to the run; the older ones stay in either case."""
 
@@ -349,6 +357,9 @@ class CheckpointConfig:
             epochs = getattr(self, name)
             if epochs is not None:
                 require(epochs >= 1, f"checkpoint.{name}", epochs, "1 or more, or null")
+        require(self.best_steps >= 1, "checkpoint.best_steps", self.best_steps, "1 or more")
+        if self.best_patience is not None:
+            require(self.best_patience >= 1, "checkpoint.best_patience", self.best_patience, "1 or more, or null")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
+from act_engine.data.given import GivenLoader, as_loader, given_data
 from act_engine.data.registry import Facts, Source, find_source, sources
 from act_engine.data.selection import select, usual_selection
 from act_engine.data.splits import Pictures, Splits
@@ -20,13 +21,16 @@ __all__ = [
     "Batch",
     "Data",
     "Facts",
+    "GivenLoader",
     "Loader",
     "Pictures",
     "Source",
     "Splits",
+    "as_loader",
     "build_data",
     "data_facts",
     "find_source",
+    "given_data",
     "sources",
     "usual_selection",
 ]

@@ -108,8 +108,8 @@ def evaluate(
     counts: _Counts | None = None
     said: list[str] = []
     position = first
-    with view.ready():  # the model stays as it is meanwhile
-        checked = _checked(model, view, batches, first)
+    checked = _checked(model, view, batches, first)
+    with view.ready():
         with together():  # what is wrong with the first batch is wrong with all of them
             batch = next(checked, None)
         while batch is not None:

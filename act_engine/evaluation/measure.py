@@ -113,6 +113,8 @@ def evaluate_models(
             on_batch=on_batch,
             warn=lambda text: None,  # they stand in the result
         )
+        if measured.samples != share.total:
+            raise ValueError(f"loader: gave {measured.samples} images in a pass; allowed: {share.total}, as it says")
         result[name] = _describe(measured, settings.attack, probe, world)
     evaluation = {"models": result, "attack": None, "samples": share.total, **_question(models, settings, seed)}
     if attacked:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import AUTOCAST, AttackView, LiveView, unit_range
+from act_engine.attack import AUTOCAST, AttackView, Inputs, LiveView
 from act_engine.learners.recompute import Recomputed
 from act_engine.models.side_by_side import lay_side_by_side
 
@@ -54,6 +54,7 @@ class Learner:
     ) -> None:
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.module = lay_side_by_side(model.to(device, memory_format=self._memory_format)).train()
+        self._inputs = Inputs(self._memory_format)
         self._compile = compile
         if compile:
             self.module.compile()
@@ -145,8 +146,10 @@ class Learner:
         self._load_values(values)
 
     def _logits(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        batch = self._inputs(images)
         with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            logits = forward(unit_range(images).contiguous(memory_format=self._memory_format))
+            logits = forward(batch)
+        self._inputs.seen(batch)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _training_forward(self, images: Tensor) -> Tensor:

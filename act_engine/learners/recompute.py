@@ -22,7 +22,10 @@ class Recomputed(nn.Module):
         def contexts():
             return nullcontext(), kept_buffers(self.module)
 
-        return checkpoint(self.module, images, use_reentrant=False, context_fn=contexts)
+        def forward(images: Tensor) -> Tensor:
+            return self.module(images.clone())  # into which the module may write
+
+        return checkpoint(forward, images, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

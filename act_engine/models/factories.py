@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import sysconfig
 import typing
 from collections.abc import Callable, Mapping
 from importlib import metadata, util
@@ -70,13 +71,20 @@ def _makes_modules(factory: Any) -> bool:
         return issubclass(factory, nn.Module)
     if not inspect.isfunction(factory):
         return False
-    if Path(inspect.getfile(factory)).resolve().is_relative_to(Path.cwd()):
-        return "site-packages" not in inspect.getfile(factory)
+    file = Path(inspect.getfile(factory)).resolve()
+    if file.is_relative_to(Path.cwd()) and not _installed(file):
+        return True
     try:
         returned = typing.get_type_hints(factory).get("return")
     except Exception:  # an annotation that cannot be evaluated says nothing
         return False
     return inspect.isclass(returned) and issubclass(returned, nn.Module)
+
+
+def _installed(file: Path) -> bool:
+    """Whether a file is the standard library's or a package's, which the working directory may lie above."""
+    folders = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(map(file.is_relative_to, folders)) or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 def call_factory(

@@ -42,6 +42,14 @@ def lay_side_by_side(model: nn.Module) -> nn.Module:
     return model
 
 
+def stand_apart(model: nn.Module) -> nn.Module:
+    """Make every `SideBySideConv2d` the plain `nn.Conv2d` that it was, in place."""
+    for module in model.modules():
+        if type(module) is SideBySideConv2d:
+            module.__class__ = nn.Conv2d
+    return model
+
+
 def convolve_side_by_side(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
 ) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import pickle
 import re
 import zipfile
@@ -23,16 +24,19 @@ def read_tensors(path: Path) -> Any:
         ValueError: it cannot be read, would have to be executed, or holds compressed entries.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise _Claim("it is no regular file")
         if path.suffix == ".safetensors":
             return load_file(path)
-        if not zipfile.is_zipfile(path):  # PyTorch's format before 1.6
-            return torch.load(path, map_location="cpu", weights_only=True)
-        _check_archive(path)
+        archive = zipfile.is_zipfile(path)  # else PyTorch's format before 1.6, which cannot be mapped
+        if archive:
+            _check_archive(path)
+        _check_calls(path)
         # Mapped: a tensor that claims more bytes than the file has is refused before anything is allocated.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{str(path)!r}: not plain weights ({_why_not(error)})") from error
-    except (OSError, SafetensorError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, _Compressed) as error:
+    except (OSError, SafetensorError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, _Claim) as error:
         raise ValueError(f"{str(path)!r}: not plain weights ({' '.join(str(error).split())[:200]})") from error
     except Exception as error:  # a damaged pickle may end in any of Python's own errors
         raise ValueError(f"{str(path)!r}: not plain weights ({type(error).__name__}: {str(error)[:200]})") from error
@@ -48,8 +52,8 @@ def read_header(path: Path) -> tuple[dict[str, str], list[int]]:
         raise ValueError(f"{str(path)!r}: no safetensors file ({' '.join(str(error).split())[:200]})") from error
 
 
-class _Compressed(Exception):
-    pass
+class _Claim(Exception):
+    """A size that would have to be believed."""
 
 
 def _check_archive(path: Path) -> None:
@@ -57,9 +61,20 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _Compressed("it holds compressed entries, whose size is unknown before they are read; save it anew")
+        raise _Claim("it holds compressed entries, whose size is unknown before they are read; save it anew")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise _Compressed("its entries claim more bytes than it has")
+        raise _Claim("its entries claim more bytes than it has")
+
+
+def _check_calls(path: Path) -> None:
+    """Refuse the one call among those that PyTorch allows which writes as much memory as a number in the file says."""
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if (
+            content.find(b"bytearray") >= 0
+        ):  # no weights have it; as raw bytes, since a pickle cannot put names together
+            raise _Claim("it makes a bytearray; only tensors and plain values are read")
 
 
 def _why_not(error: pickle.UnpicklingError) -> str:

@@ -89,6 +89,8 @@ def load_pretrained(
     """
     source = pretrained_timm(name, image_shape=image_shape, options=options or {})
     notes = apply(model, fit(model, source.state_dict(), new_head=new_head), f"timm's weights of {name}")
+    if (options or {}).get("conv_stem"):
+        notes.append("they are a patch stem's; the ConvStem starts anew")
     return [f"timm's {name}: {note}" for note in notes]
 
 

@@ -24,6 +24,7 @@ def make_data(config: Config, world: World) -> Data:
         **vars(config.data),
         eval_batch_size=config.evaluate.batch_size,
         order_seed=config.train.seed,
+        selection=config.checkpoint.best_every_epochs is not None,
         device=world.device,
         rank=world.rank,
         world_size=world.size,
@@ -33,7 +34,15 @@ def make_data(config: Config, world: World) -> Data:
 def make_model(config: Config, name: str, image_shape: tuple[int, int, int]) -> nn.Module:
     """The model called `name`, ``"robust"``, ``"natural"`` or ``"teacher"``, freshly initialised."""
     torch.manual_seed(stream(config.train.seed, 0, f"init {name}"))
-    return build_model(**config.model.architecture(name), image_shape=image_shape)
+    try:
+        return build_model(**config.model.architecture(name), image_shape=image_shape)
+    except ValueError as error:
+        if getattr(config.model, f"{name}_name", None) is None:  # the robust model's settings are this one's too
+            raise
+        message = (
+            str(error).replace("model.name", f"model.{name}_name").replace("model.options", f"model.{name}_options")
+        )
+        raise ValueError(message) from error
 
 
 def start_model(config: Config, name: str, image_shape: tuple[int, int, int], say: Callable[[str], None]) -> nn.Module:
@@ -73,25 +82,28 @@ def check_given(models: Mapping[str, nn.Module] | None, objective: Objective) ->
 
 
 def make_learners(
-    config: Config, models: Mapping[str, nn.Module], world: World, *, steps_per_epoch: int, total_steps: int
+    config: Config, models: Mapping[str, nn.Module], world: World, *, steps_per_epoch: int
 ) -> dict[str, Learner]:
-    """What trains each of the models that the objective trains, by its name; the deployed one is averaged."""
-    steps = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    """What trains each of the models that the objective trains, by its name; the deployed one is averaged.
+
+    The learning rate follows ``train.epochs`` alone: a run that ``train.max_steps`` stops goes on at the same rates.
+    """
     averaged = deployed_model(models)
     return {
-        name: _make_learner(config, name, model, world, name == averaged, **steps) for name, model in models.items()
+        name: _make_learner(config, name, model, world, name == averaged, steps_per_epoch)
+        for name, model in models.items()
     }
 
 
 def _make_learner(
-    config: Config, name: str, model: nn.Module, world: World, averaged: bool, *, steps_per_epoch: int, total_steps: int
+    config: Config, name: str, model: nn.Module, world: World, averaged: bool, steps_per_epoch: int
 ) -> Learner:
     optim, train, parallel = config.optim, config.train, config.parallel
     lr_at = lr_schedule(
         optim.schedule,
         lr=optim.lr,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=steps_per_epoch * train.epochs,
         milestones=optim.milestones,
         gamma=optim.gamma,
     )

@@ -15,8 +15,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from act_engine.models import describe_model
 from act_engine.models.finite import non_finite
 
 MANIFEST = "manifest.json"
@@ -178,6 +179,37 @@ def export_weights(path: Path, state: Tensors, metadata: Mapping[str, str] | Non
     save_file(copies, partial, None if metadata is None else dict(metadata))
     _sync(partial)
     os.replace(partial, path)
+
+
+def save_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    name: str | Callable[..., nn.Module] | None = None,
+    num_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    **architecture: Any,
+) -> None:
+    """Write a model's weights as safetensors, atomically, so that `load_model` builds and loads it again.
+
+    Args:
+        model: its state dict is what is written.
+        path: such as ``robust.safetensors``.
+        name: what builds the model: a name that `build_model` takes, or your own class or function. None: the weights
+            alone are written, for `load_weights`.
+        num_classes, image_shape: of a model with a name; image_shape is (C, H, W).
+        architecture: further arguments of `build_model`, such as ``options``, ``mean`` and ``std``.
+
+    Raises:
+        NonFiniteWeights: the weights hold NaN or infinities; there is no file then.
+        ValueError: num_classes or image_shape is missing beside a name.
+    """
+    header = None
+    if name is not None:
+        if num_classes is None or image_shape is None:
+            raise ValueError("num_classes, image_shape: got None; allowed with a name: a number, and (C, H, W)")
+        header = describe_model(name, num_classes=num_classes, image_shape=tuple(image_shape), **architecture)
+    export_weights(Path(path), model.state_dict(), header)
 
 
 def require_finite(tensors: Tensors, what: str) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from act_engine.attack import Attack, AttackView
+from act_engine.attack import Attack, AttackView, LiveView
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +148,39 @@ def test_two_calls_share_one_backward_pass(seeded):
     (found,) = torch.autograd.grad((view(images) * view(images * 0.9)).sum(), images)
     (expected,) = torch.autograd.grad((model(images) * model(images * 0.9)).sum(), images)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+class Caches(odd.Base):
+    """Keeps in eval mode what it made of its weights, until it is put in train mode again."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache, self.made = {}, []
+
+    def train(self, mode=True):
+        if mode:
+            self.cache, self.made = {}, []
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training or "gate" not in self.cache:
+            self.cache["gate"] = self.fc.weight.mean(0).sigmoid()
+            self.made.append(1)
+        return self.fc(self.features(x).mean((2, 3)) * self.cache["gate"])
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_a_pass_keeps_is_not_kept_for_other_weights(live, seeded):
+    model, images = odd.randomise(Caches()), torch.rand(3, 3, 6, 6, dtype=torch.float64)
+    view = LiveView(model, model) if live else AttackView(model)
+    for _ in range(3):
+        nn.init.normal_(model.fc.weight)
+        with view.ready():
+            found = view(images)
+        assert (model.cache, model.made) == ({}, [])
+        expected = copy.deepcopy(model).eval()(images)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert live or view.generation == 1
 
 
 def attack_on(view):

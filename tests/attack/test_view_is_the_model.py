@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack, AttackView, input_gradient, pgd
 from act_engine.attack.agreement import disagreement, moved
+from act_engine.evaluation import PGDAttack, evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +189,34 @@ def test_only_the_first_batch_is_compared(seeded):
     assert len(calls) == 2 + 6
 
 
+class Operators(TorchDispatchMode):
+    """The operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_later_pass_costs_what_its_copy_costs(seeded):
+    """Operator for operator: a pass through the view is one of its folded module, with nothing before or after it."""
+    view, images = AttackView(odd.Base()), torch.rand(IMAGES).contiguous(memory_format=torch.channels_last)
+    with view.ready(), torch.no_grad():
+        view(images)
+        with Operators() as first:
+            view(images)
+        with Operators() as expected:
+            view.module(images)
+    assert first.names == expected.names
+    assert not any("batch_norm" in name for name in first.names)
+    with Operators() as outside, torch.no_grad():  # nothing was written to: only looked for
+        view(images)
+    assert outside.names == expected.names
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_rounding_is_no_difference(precision, seeded):
     """30 layers of a random network, which amplify rounding as trained ones do not."""
@@ -222,3 +252,18 @@ def test_images_are_moved_by_half_the_digits():
     change = (moved(images, 2.0**-24) / images - 1) / 2.0**-12
     assert 0.99 < change.abs().min() <= change.abs().max() < 1.01
     assert 0.3 < (change > 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("kind", [odd.TokenNorm, odd.StaysInTrainMode, odd.Normalises, odd.TiedDecoder])
+def test_an_evaluation_measures_the_model_and_leaves_no_trace(kind, seeded):
+    """The labels are the model's own answers, so it is right about every image, and about fewer under attack."""
+    model, images = odd.randomise(kind()), torch.rand(64, 3, 6, 6, dtype=torch.float64)
+    state, before = copy.deepcopy(model.state_dict()), images.clone()
+    labels = copy.deepcopy(model).eval()(images.clone()).argmax(1)
+    attack = PGDAttack(0.2, 0.05, 10, 1)
+    measured = evaluate(model, [(images, labels)], attack=attack, warn=lambda text: None)
+    assert measured.clean_accuracy == 1
+    assert measured.robust_accuracy < 1
+    assert torch.equal(images, before)
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -48,6 +48,32 @@ def test_what_is_given_goes_over_the_recipe_and_leaves_the_rest():
     assert changed == dataclasses.replace(base, attack=dataclasses.replace(base.attack, steps=3))
 
 
+def test_keyword_arguments_of_a_model():
+    text = "{drop_path_rate: 1/10, eps: 1e-6, depths: [2, 2], act_layer: silu, stem: null, flag: true}"
+    given = nested(read_options(Arguments, ["--model.options", text], "train"))
+    options = {"drop_path_rate": 0.1, "eps": 1e-6, "depths": [2, 2], "act_layer": "silu", "stem": None, "flag": True}
+    config = from_mapping(given)
+    assert config.model.options == options
+    mapping = to_mapping(config)
+    assert from_mapping(yaml.safe_load(yaml.safe_dump(mapping))) == config
+    assert hash(config) == hash(from_mapping(given))
+    mapping["model"]["options"]["depths"].append(3)
+    assert config.model.options == options
+    for wrong in ({"options": [1]}, {"options": {1: 2}}, {"options": {"day": yaml.safe_load("2020-01-01")}}):
+        with pytest.raises(ValueError, match=r"model\.options: got .*; allowed: "):
+            from_mapping({"model": wrong})
+
+
+def test_a_second_architecture_has_options_of_its_own():
+    settings = {"name": "resnet18", "options": {"drop_path_rate": 0.1}, "output": "probabilities"}
+    model = from_mapping({"model": settings}).model
+    assert model.architecture("natural") == model.architecture("robust")
+    model = from_mapping({"model": settings | {"natural_name": "resnet34"}}).model
+    assert (model.architecture("natural")["options"], model.architecture("natural")["output"]) == ({}, "logits")
+    model = from_mapping({"model": settings | {"natural_name": "resnet34", "natural_options": {"a": 1}}}).model
+    assert model.architecture("natural")["options"] == {"a": 1}
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_read_back_as_written(name):
     recipe = from_mapping(read_recipe(name))

@@ -70,6 +70,10 @@ CASES = {
     ),
     "classes": (["--recipe", "digits", "--model.num_classes", "3"], ["model.num_classes", "3", "10"]),
     "unknown model": (["--recipe", "digits", "--model.name", "smal_cnn"], ["model.name", "'small_cnn'"]),
+    "unknown natural model": (
+        ["--recipe", "digits", "--model.natural_name", "cifar_resnet81"],
+        ["model.natural_name", "'cifar_resnet81'", "'cifar_resnet18'"],
+    ),
     "unknown option of a model": (
         ["--recipe", "digits", "--model.options", "{width: 3}"],
         ["model.options.width", "3", "small_cnn: none"],

@@ -217,6 +217,16 @@ def test_mistakes_are_one_line(case, users_file):
     assert not (users_file / "executed").exists()
 
 
+def test_functions_of_the_standard_library_stay_refused_above_it(users_file, monkeypatch):
+    monkeypatch.chdir("/")
+    for name, options in (
+        ("subprocess:run", {"args": ["touch", "/executed"]}),
+        ("torch.hub:load", {"repo_or_dir": "a"}),
+    ):
+        with pytest.raises(ValueError, match=r"allowed: a class derived from nn\.Module"):
+            users(name, options=options)
+
+
 def test_a_file_that_cannot_be_imported(users_file):
     (users_file / "torn.py").write_text("import torch\nraise RuntimeError('no GPU')\n")
     with pytest.raises(ValueError, match=r"importing torn raises RuntimeError: no GPU"):

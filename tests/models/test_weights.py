@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import resource
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -274,6 +276,22 @@ def test_sizes_that_a_file_claims_are_not_believed(tmp_path):
             load_weights(net(), file)
 
 
+class Zeros:
+    """4 GiB of them."""
+
+    def __reduce__(self):
+        return (bytearray, (2**32,))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_call_that_claims_memory_is_refused_before_it_is_made(zipped, tmp_path):
+    torch.save({"state_dict": {"a": Zeros()}}, tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="it makes a bytearray"):
+        load_weights(net(), tmp_path / "weights.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # in KiB: far from what it claims
+
+
 def test_a_huge_view_of_a_few_bytes_is_a_misfit(tmp_path):
     state = net().state_dict()
     state["fc.weight"] = torch.zeros(1).expand(10**9, 10**6)
@@ -317,6 +335,15 @@ def test_tensors_of_another_kind(tensor, message, tmp_path):
         load_weights(net(), tmp_path / "weights.pt")
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_file(suffix, tmp_path):
+    os.mkfifo(tmp_path / f"pipe{suffix}")  # which would keep its reader waiting
+    (tmp_path / f"folder{suffix}").mkdir()
+    for name, message in (("pipe", "no regular file"), ("folder", "no regular file"), ("nowhere", "No such file")):
+        with pytest.raises(ValueError, match=message):
+            load_weights(net(), tmp_path / f"{name}{suffix}")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", b"\x80\x02", b"\x80\x04N."])
 def test_files_that_hold_no_weights(content, tmp_path):
     for suffix in (".pt", ".safetensors"):
@@ -338,6 +365,17 @@ def test_pretrained_weights_come_out_of_timms_cache(hub):
     assert any("left: 1.fc.weight [1000, " in note for note in notes)
     assert torch.equal(model[1].conv1[0].weight, source.conv1[0].weight)
     assert torch.equal(model[1].fc.weight, fresh)
+
+
+def test_pretrained_weights_with_a_new_stem(hub):
+    source = timm.create_model("test_vit")
+    hub.publish("test_vit", source.state_dict())
+    options = {"conv_stem": True}
+    model = build_model("test_vit", num_classes=1000, image_shape=(3, 96, 64), options=options)
+    notes = load_pretrained(model, "test_vit", image_shape=(3, 96, 64), options=options)
+    assert notes == ["timm's test_vit: they are a patch stem's; the ConvStem starts anew"]
+    assert torch.equal(model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    assert model.pos_embed.shape[1] == 1 + 6 * 4
 
 
 def test_no_pretrained_weights_is_one_line(hub):

@@ -58,10 +58,11 @@ def test_the_attack_computes_input_gradients_only_and_leaves_batchnorm(trainer, 
     images, labels = next(trainer.data.train.epoch(0))
     trainer.train_step(images, labels)
     state = trainer.learners["robust"].module.state_dict()
-    seen = []
+    seen, views = [], []
     call = Attack.__call__
 
     def watched(*arguments):
+        views.append(arguments[0].view)
         before = {key: value.clone() for key, value in state.items()}
         with Calls() as calls:
             x_adv = call(*arguments)
@@ -76,3 +77,4 @@ def test_the_attack_computes_input_gradients_only_and_leaves_batchnorm(trainer, 
     assert len(calls.convolution_masks) == 3 * trainer.config.attack.steps
     assert all(mask == [True, False, False] for mask in calls.convolution_masks)
     assert not any("batch_norm" in name for name in calls.names)  # folded away
+    assert (views[0].why_live, views[0].generation) == (None, 1)  # training gives no reason for a new copy
