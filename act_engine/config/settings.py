@@ -122,6 +122,9 @@ class DataConfig:
     """The epochs before which the picture side changes, rising."""
     bad_images: Literal["error", "skip"] = "error"
     """An unusable image file stops the run (error), or is left out and counted (skip)."""
+    index: str = "auto"
+    """image_folder, webdataset: where what was found is kept for the next start: auto (the user's cache folder), a
+    folder, renew (auto, but listed anew: for files that were changed where they lie), or off."""
     download: bool = False
     """cifar10, cifar100: fetch the official archive into path if it is not there."""
 

@@ -26,6 +26,7 @@ from act_engine.data.crops import CROP_DRAWS, centre_crops, random_resized_crops
 from act_engine.data.draws import uniforms
 from act_engine.data.files import ImageFiles
 from act_engine.data.headers import BadImage
+from act_engine.data.identity import identity_of
 from act_engine.data.order import OrderedLoader
 from act_engine.data.repairs import Repairs
 
@@ -65,10 +66,12 @@ class DaliLoader(OrderedLoader):
         workers: int = 2,
         device: str | torch.device = "cpu",
         bad_images: str = "error",
+        classes: Sequence[str] | None = None,
         **order: Any,
     ) -> None:
         super().__init__(len(files), batch_size, **order)
         self.files = files
+        self.classes = classes
         self.image_size = image_size
         self.eval_resize = eval_resize
         self.augment = augment
@@ -93,6 +96,9 @@ class DaliLoader(OrderedLoader):
         self._pipeline = self._build()
         # On the CPU a thread of its own makes batches ahead; on a GPU DALI does, on the caller's stream.
         self._maker = None if on_gpu else ThreadPoolExecutor(1, thread_name_prefix="make-batches")
+
+    def identity(self) -> dict[str, Any]:
+        return identity_of(self.files.labels, self.classes, self.files.content())
 
     @property
     def replaced(self) -> dict[str, str]:
