@@ -189,7 +189,8 @@ class AttackView:
         if self.memory_format is torch.channels_last:
             for tensor in (*self.module.parameters(), *self.module.buffers()):
                 if tensor.dim() == 4:
-                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+                    # `contiguous` leaves the strides of one grey channel, by which convolutions choose their layout.
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if self.dtype is not None:
             for layer in self.module.modules():
                 if type(layer) in PRODUCERS:
