@@ -105,9 +105,9 @@ def assert_within_budget(result, reference, exact: Exact, rows: int = 1) -> None
     """Each element: at most twice the error of the reference in the same precision, plus a rounding band of its own.
 
     The band of an element is four units in the last place of its own exact value in the result's dtype, and of its own
-    terms' size in float32; a unit of a result near zero is the dtype's smallest number.
-    The reference itself, whose error is the yardstick, has four times that. What float16 cannot hold, before a mean over
-    `rows` divides it, must be infinite.
+    terms' size in float32; a unit of a result near zero is the dtype's smallest number. The reference itself, whose
+    error is the yardstick, has four times that. What float16 cannot hold, before a mean over `rows` divides it, must be
+    infinite.
     """
     assert result.shape == exact.value.shape
     result_array, reference_array = array(result), array(reference)

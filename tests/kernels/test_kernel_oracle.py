@@ -1,4 +1,4 @@
-"""The oracle's budget itself: what a right kernel computes passes it, and faults that small entries could hide do not."""
+"""The oracle's budget itself: what a right kernel computes passes it, and faults in small entries do not."""
 
 import kernel_oracle as oracle
 import pytest

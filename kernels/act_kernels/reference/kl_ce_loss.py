@@ -27,7 +27,8 @@ def kl_ce_loss(
         ∂loss/∂t  = target_ce_weight · (p(t) − u) + kl_weight · T · p(t/T) · (log p(t/T) − log p(z/T) − KL)
 
     Computed in log space in float32 (float64 for float64 logits): stable for any finite logits. A term of weight 0 is
-    not there, whatever it would be; a masked logit, −inf, has probability 0. A row whose label is not in [0, C) gives NaN.
+    not there, whatever it would be; a masked logit, −inf, has probability 0. A row whose label is not in [0, C) gives
+    NaN.
 
     Returns losses [B] in the computing dtype, and grad_scale · ∂loss/∂z and grad_scale · ∂loss/∂t [B, C] in the logits'
     dtype (None when not asked for).

@@ -111,8 +111,8 @@ def _rows_kernel(
         grad_first, grad_second, offsets, mask,
         p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
         ratio - mean_ratio,
-        _label_share(column, label, inside, smoothing, CLASSES),
-        first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
+        _label_share(column, label, smoothing, CLASSES),
+        first_ce, first_kl, second_ce, second_kl, temperature, tl.where(inside, grad_scale, float("nan")), ACT,
     )  # fmt: skip
 
 
@@ -195,8 +195,8 @@ def _wide_rows_kernel(
                 grad_first, grad_second, row * CLASSES + column, mask,
                 p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
                 centred_ratio,
-                _label_share(column, label, inside, smoothing, CLASSES),
-                first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
+                _label_share(column, label, smoothing, CLASSES),
+                first_ce, first_kl, second_ce, second_kl, temperature, tl.where(inside, grad_scale, float("nan")), ACT,
             )  # fmt: skip
 
 
@@ -229,10 +229,9 @@ def _label(labels, row, rows, CLASSES: tl.constexpr):
 
 
 @triton.jit
-def _label_share(column, label, inside, smoothing, CLASSES: tl.constexpr):
-    """The smoothed labels' probability of each class; NaN where the label is out of range."""
-    share = tl.where(column == label, 1 - smoothing, 0.0) + smoothing / CLASSES
-    return tl.where(inside, share, float("nan"))
+def _label_share(column, label, smoothing, CLASSES: tl.constexpr):
+    """The smoothed labels' probability of each class."""
+    return tl.where(column == label, 1 - smoothing, 0.0) + smoothing / CLASSES
 
 
 @triton.jit
@@ -270,10 +269,10 @@ def _store_gradients(
     first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT: tl.constexpr,
 ):  # fmt: skip
     if grad_first is not None:
-        grad = _weighted(first_ce, p) - first_ce * share + _weighted(first_kl * temperature, s - q)
+        grad = _weighted(first_ce, p - share) + _weighted(first_kl * temperature, s - q)
         tl.store(grad_first + offsets, (grad_scale * grad).to(grad_first.dtype.element_ty), mask)
     if grad_second is not None:
-        grad = _weighted(second_ce, p_target) - second_ce * share
+        grad = _weighted(second_ce, p_target - share)
         if ACT:
             grad += _weighted(second_kl * temperature, q - s)
         else:
