@@ -16,27 +16,27 @@ train: $(VENV)/base.stamp
 # The ImageNet path end to end with no download: real photographs as a JPEG tree, through DALI, trained and evaluated.
 SMOKE ?= runs/imagenet-smoke-$(shell date +%Y%m%d-%H%M%S)
 train-imagenet-smoke: $(VENV)/all.stamp
-	$(BIN)/python -m act_engine.data.samples $(SMOKE)/pictures --classes 4 --train 32 --test 8
+	$(BIN)/python -m act_engine.data.sample_tree $(SMOKE)/pictures --classes 4 --train 32 --test 8
 	$(BIN)/torchrun -m act_engine.train --recipe imagenet_resnet50 --output $(SMOKE)/run --data.path $(SMOKE)/pictures \
 	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
 
-# Every method, searched and measured alike; each part goes on where it stopped, and ends by filling the README.
+# Every method, searched and measured alike; each part goes on where it stopped, and ends by filling docs/studies.md.
 # JOBS=8 for more cores; CIFAR10=… the data's place; STUDY=cifar10_full for the whole of it on a GPU (with JOBS=1).
 JOBS ?= 2
 CIFAR10 ?=
 STUDY ?= cifar10
-RUN_STUDY = $(BIN)/python -m act_engine.study --results studies/results --jobs $(JOBS)
+RUN_STUDY = $(BIN)/python -m act_engine.study --results docs/results --jobs $(JOBS)
 study: study-digits study-textures study-cifar10
 
 study-digits study-textures: study-%: $(VENV)/all.stamp
 	$(RUN_STUDY) $*
-	$(BIN)/python studies/readme.py
+	$(BIN)/python docs/tables.py
 
 study-cifar10: $(VENV)/all.stamp
 	@test -n "$(CIFAR10)" || { echo "error: say where CIFAR-10 lies: make study-cifar10 CIFAR10=/data/cifar10" >&2; exit 2; }
 	$(RUN_STUDY) $(STUDY) --path $(CIFAR10)
-	$(BIN)/python studies/readme.py
+	$(BIN)/python docs/tables.py
 
 # Two processes of one thread each, rather than one whose threads wait for each other on a busy machine.
 test: lint
@@ -52,7 +52,7 @@ gpu-check: $(VENV)/all.stamp
 
 gpu-bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --save-results --large
-	$(BIN)/python benchmarks/report.py --readme
+	$(BIN)/python benchmarks/report.py --docs
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from act_engine.cli import read_options, user_errors
 from act_engine.config import AnalysisConfig
+from act_engine.config.command_line import read_options, user_errors
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Arguments(AnalysisConfig):
     """The runs' folders."""
     output: str = "runs/analysis"
     """Folder for analysis.json and analysis.png."""
+    checkpoint: str = "best"
+    """Which weights of every run: best (those that it exported), last, or step-N."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
 
@@ -40,13 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = [f.name for f in dataclasses.fields(AnalysisConfig)]
         settings = AnalysisConfig(**{name: options[name] for name in names if name in options})
         # After the arguments: a typo need not wait for torch.
-        from act_engine.analysis import analyze_runs, format_table, plot_analysis
-        from act_engine.environment import pick_device
+        from act_engine.analysis import analyze_runs
         from act_engine.parallel import connect
-        from act_engine.runfolder import write_json
+        from act_engine.reporting.analysis import format_table, plot_analysis
+        from act_engine.runs.environment import pick_device
+        from act_engine.runs.folder import write_json
 
         world = connect(pick_device(options.get("device", "auto")))
-        analysis = analyze_runs([Path(run) for run in options["runs"]], settings, world)
+        analysis = analyze_runs(
+            [Path(run) for run in options["runs"]],
+            settings,
+            world,
+            checkpoint=options.get("checkpoint", Arguments.checkpoint),
+        )
         output = Path(options.get("output", Arguments.output))
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "analysis.json", analysis)

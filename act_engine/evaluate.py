@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from act_engine.cli import read_options, user_errors
 from act_engine.config import EvaluateConfig
+from act_engine.config.command_line import read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
+
+
+@dataclass(frozen=True)
+class Place:
+    path: str | None = None
+    """Where the test images lie by now; or another test set with classes of the run's, whose results are kept apart."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,18 @@ class Arguments(EvaluateConfig):
 
     run: str | None = field(default=None, metadata={"positional": True})
     """The run's folder."""
+    data: Place = field(default_factory=Place)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     seed: int | None = None
     """Of the random starts; null: the run's."""
+    checkpoint: str = "best"
+    """Which weights: best (those that the run exported), last, or step-N, one of its checkpoints; what is measured of
+    others than best goes into evaluation.CHECKPOINT.json."""
     source: str | None = None
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
+    again: bool = False
+    """Measure anew what the same evaluation has measured before and kept in the run's folder."""
     quick: bool = False
     """A look, no evidence: PGD-10 from one start on 500 images, unless given otherwise; nothing is written."""
 
@@ -39,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.get("run") is None:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         # After the arguments: a typo need not wait for torch.
-        from act_engine.environment import pick_device
-        from act_engine.evaluation import check_evaluation, evaluate_models, format_table, load_run
-        from act_engine.evaluation.runs import load_source
+        from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
-        from act_engine.runfolder import EVALUATION, read_config, write_json
+        from act_engine.runs.environment import pick_device
+        from act_engine.runs.folder import MEASURED, evaluation_file, read_config, write_json
+        from act_engine.runs.load import load_run, load_source
 
         folder = Path(options["run"])
         world = connect(pick_device(options.get("device", "auto")))
@@ -55,23 +67,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = dataclasses.replace(config.evaluate, **changes)
             dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
             check_evaluation(settings, config.model.num_classes)
-            whole = settings.attack == "autoattack"
-            run = load_run(folder, world, settings.batch_size, whole=whole)
+            whole = settings.by_library
+            which = options.get("checkpoint", Arguments.checkpoint)
+            place = options.get("data.path")
+            run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which, data_path=place)
             source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
         seed = config.train.seed if seed is None else seed
-    evaluation = evaluate_models(
-        run.models,
-        run.data.test,
-        config.attack,
-        settings,
-        seed=seed,
-        world=world,
-        source=model,
-        state=None if quick else folder / "autoattack",
-        whole=whole,
-    )
+    try:
+        evaluation = evaluate_models(
+            run.models,
+            run.data.test,
+            config.attack,
+            settings,
+            seed=seed,
+            world=world,
+            source=model,
+            state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
+            again=options.get("again", False),
+            whole=whole,
+        )
+    except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if source is not None:
         evaluation["source"] = source
     if world.is_main:
@@ -79,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if quick:
             print("quick: a look, no evidence of robustness; nothing was written")
         else:
-            write_json(folder / EVALUATION, evaluation)
+            file = folder / evaluation_file(which)
+            if run.other_data is not None:
+                evaluation["data_path"] = run.other_data
+                file = file.with_name(f"{file.stem}_{Path(run.other_data).resolve().stem}.json")
+            write_json(file, evaluation)
     world.close()
     return 0
 

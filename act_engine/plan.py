@@ -9,22 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from act_engine.cli import nested, read_options, user_errors
 from act_engine.config import Config, from_mapping, read_recipe, read_yaml
-from act_engine.dryrun import Step, measure_step
-from act_engine.models import build_model
-from act_engine.objectives import build_objective
-
-FLOAT_BYTES = 4  # weights, gradients and the optimizer's tensors are float32 whatever the precision of the passes
-DATA_SETS = {  # training images, classes, picture; None: data.image_size
-    "digits": (1297, 10, (1, 8, 8)),
-    "cifar10": (50_000, 10, (3, 32, 32)),
-    "cifar100": (50_000, 100, (3, 32, 32)),
-    "image_folder": (1_281_167, 1000, None),
-    "webdataset": (1_281_167, 1000, None),
-}
+from act_engine.config.command_line import nested, read_options, user_errors
+from act_engine.planning.plan import plan
 
 
 @dataclass(frozen=True)
@@ -63,99 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         speed = _speed(options.get("images_per_second"), options.get("measured"))
         print(plan(config, gpus=gpus, images=options.get("images"), images_per_second=speed))
     return 0
-
-
-def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_second: float | None) -> str:
-    """The whole plan as text; `images_per_second` is one GPU's."""
-    if config.data.name not in DATA_SETS:
-        raise ValueError(f"data.name: {config.data.name!r} cannot be planned for; allowed: {', '.join(DATA_SETS)}")
-    usual_images, classes, shape = DATA_SETS[config.data.name]
-    images = images or usual_images
-    if shape is None:
-        side = max(config.data.train_sizes or (config.data.image_size,))
-        shape = (3, side, side)
-    objective = build_objective(**config.objective.method())
-    names = {role: config.model.architecture(role)["name"] for role in ("robust", "natural", "teacher")}
-    step = measure_step(
-        objective,
-        lambda name: build_model(names[name], num_classes=config.model.num_classes or classes, image_shape=shape),
-        shape,
-        autocast={"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.train.precision),
-    )
-    steps = config.attack.steps if objective.attack_loss != "none" else 0
-    flops = step.train_flops + steps * step.attack_flops
-    passes = " + ".join(f"{count} of the {name} model" for name, count in step.train_passes.items())
-    awp = config.objective.awp_gamma > 0
-    growing = ", the largest of data.train_sizes" if config.data.train_sizes else ""
-    lines = [
-        f"{config.objective.name} on {config.data.name}, pictures {' x '.join(map(str, shape))}{growing}, "
-        f"{config.train.precision}, {config.data.batch_size} images a GPU and step",
-        "",
-        *(f"{name} model: {names[name]}, {count / 1e6:.2f} M parameters" for name, count in step.parameters.items()),
-        f"attack, an image: {steps} forward and {steps} input-gradient passes of the robust model"
-        + (f", {step.clean_passes} clean forward" if step.clean_passes else ""),
-        f"training, an image: forward and backward, {passes}",
-        f"arithmetic, an image: {flops / 1e9:.2f} GFLOP, {steps * step.attack_flops / flops:.0%} of it the attack",
-        "",
-        *_memory_table(config, step, gpus),
-        *(["objective.awp_gamma: its second pass of the robust model is in none of these figures"] * awp),
-        "",
-        f"{config.train.epochs} epochs of {images:,} images: {images * config.train.epochs * flops:.2e} FLOP",
-        *_cost_table(config, step, gpus, images, images_per_second),
-    ]
-    return "\n".join(lines)
-
-
-def _memory_table(config: Config, step: Step, gpus: Sequence[int]) -> list[str]:
-    parameters = sum(step.parameters.values()) * FLOAT_BYTES
-    copies = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
-    activations = step.fixed_bytes + step.activation_bytes * config.data.batch_size
-    total = parameters * (2 + copies) + step.buffer_bytes + activations
-    unit, unit_bytes = ("GiB", 2**30) if total >= 2**30 else ("MiB", 2**20)
-    rows = [("strategy", "GPUs", "weights", "gradients", "optimizer", "activations", "total")]
-    for stage in range(4):
-        for count in gpus:
-            if stage and count == 1:
-                continue  # nothing to share
-            weights = parameters / (count if stage >= 3 else 1) + step.buffer_bytes
-            gradients = parameters / (count if stage >= 2 else 1)
-            optimizer = copies * parameters / (count if stage >= 1 else 1)
-            parts = (weights, gradients, optimizer, activations)
-            strategy = f"ZeRO {stage}" if stage else "whole"
-            rows.append((strategy, str(count), *(f"{part / unit_bytes:.2f}" for part in (*parts, sum(parts)))))
-    return [f"memory a GPU, {unit} (workspaces and fragmentation come on top):", *_table(rows)]
-
-
-def _cost_table(
-    config: Config, step: Step, gpus: Sequence[int], images: int, images_per_second: float | None
-) -> list[str]:
-    """How the cost grows with the attack's steps, in arithmetic and, where a speed is known, in hours."""
-    own = config.attack.steps if step.attack_flops else 0
-    base = step.train_flops + own * step.attack_flops
-    choices = sorted({0, 1, 2, 3, 5, 10, 20, own}) if step.attack_flops else [0]
-    rows = [("attack steps", "GFLOP an image", "relative", "GPU-hours", *(f"hours on {count}" for count in gpus))]
-    for steps in choices:
-        relative = (step.train_flops + steps * step.attack_flops) / base
-        hours = ["-"] * (1 + len(gpus))
-        if images_per_second is not None:
-            gpu_hours = images * config.train.epochs / images_per_second / 3600 * relative
-            hours = [f"{gpu_hours:.1f}", *(f"{gpu_hours / count:.2f}" for count in gpus)]
-        rows.append(
-            (f"{steps}{' *' if steps == own else ''}", f"{relative * base / 1e9:.2f}", f"{relative:.2f}", *hours)
-        )
-    if images_per_second is None:
-        source = "unknown without a speed: give --images-per-second, or --measured with a run's folder"
-    else:
-        source = (
-            f"{images_per_second:g} images a second and GPU at {own} steps, the rest in proportion to the arithmetic"
-        )
-    note = f"* this run. GPU-hours: {source}; more GPUs: no loss assumed."
-    return [*_table(rows), note]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _speed(given: float | None, folder: str | None) -> float | None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from act_engine.cli import read_options, user_errors
 from act_engine.config import nearest
-from act_engine.studies.plan import METHODS, STUDIES
+from act_engine.config.command_line import read_options, user_errors
+from act_engine.studies.protocol import METHODS, STUDIES
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = Arguments(**options)
         _check(arguments)
         # After the arguments: a typo need not wait for torch.
-        from act_engine.runfolder import write_json
+        from act_engine.runs.folder import write_json
         from act_engine.studies.run import run_study
         from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 

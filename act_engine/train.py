@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from act_engine.cli import nested, read_options, user_errors
 from act_engine.config import Config, from_mapping, read_recipe, read_yaml
+from act_engine.config.command_line import nested, read_options, user_errors
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.get("output") is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
         # After the arguments: a typo need not wait for torch.
+        from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
-        from act_engine.trainer import NonFiniteLoss, Trainer
+        from act_engine.training.trainer import NonFiniteLoss, Trainer
 
         trainer = Trainer(config, Path(options["output"]), profile=options.get("profile", False))
     try:
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NonFiniteLoss, OSError) as error:
         if trainer.world.is_main:
             print(f"error: {error}", file=sys.stderr)
+    except PremiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except ProcessLost as error:
         print(f"error: {error}", file=sys.stderr)
     return 1

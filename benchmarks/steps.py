@@ -21,8 +21,8 @@ from torch import Tensor
 
 from act_engine.config import from_mapping
 from act_engine.models import build_model
-from act_engine.side_by_side import has_amx
-from act_engine.trainer import Trainer
+from act_engine.models.side_by_side import has_amx
+from act_engine.training.trainer import Trainer
 from act_kernels import use_backend
 
 EPS, STEP_SIZE, ALPHA, TEMPERATURE, LR = 8 / 255, 2 / 255, 0.9, 4.0, 0.01
@@ -100,14 +100,13 @@ def build(variant: str, workload: Workload, folder: Path) -> Step:
     y = torch.from_numpy(labels).to(device)
     if variant in ENGINE:
         side_by_side = has_amx() and ENGINE[variant].get("side_by_side", True)
-        with mock.patch("act_engine.side_by_side.has_amx", return_value=side_by_side):
+        with mock.patch("act_engine.models.side_by_side.has_amx", return_value=side_by_side):
             trainer = _trainer(ENGINE[variant], workload, folder, images, labels)
         backend = use_backend(ENGINE[variant]["backend"]) if "backend" in ENGINE[variant] else nullcontext()
 
         def run() -> tuple[Tensor, Tensor]:
             with backend:
                 losses = trainer.train_step(x, y)
-            trainer.step += 1
             return losses["robust"], losses["natural"]
 
         return Step(run, trainer, x, y)

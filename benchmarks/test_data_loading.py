@@ -20,7 +20,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from act_engine.data import build_data
-from act_engine.data.samples import tree_to_shards, write_tree
+from act_engine.data.sample_tree import tree_to_shards, write_tree
 
 BATCH, IMAGES, WORKERS, SIZE = 64, 1024, 2, 224
 ROUNDS = 7

@@ -37,7 +37,7 @@ def seconds(call, device: torch.device) -> float:
 
 def attack_efficiency(step: Step, device: torch.device, rounds: int) -> float:
     """Bare passes and attacks timed in turn; 1 means that the attack costs its model's passes and nothing else."""
-    attack, x, y = step.trainer.attack, step.images, step.labels
+    attack, x, y = step.trainer.train_step.attack, step.images, step.labels
     target = torch.randn(len(y), step.trainer.config.model.num_classes, device=device)
     direction = torch.randn_like(target)
     x_float = (x / 255).contiguous(memory_format=torch.channels_last)

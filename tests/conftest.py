@@ -1,9 +1,14 @@
 """What every test shares."""
 
+import copy
 import os
+import tempfile
 
 import pytest
 import torch
+
+CACHE = tempfile.TemporaryDirectory(prefix="act-engine-cache-")
+os.environ["ACT_ENGINE_CACHE"] = CACHE.name  # of commands that tests start too
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, which decides at its import
@@ -20,6 +25,28 @@ def tiny_config():
         "train": {"epochs": 2, "seed": 1, "device": "cpu", "log_every": 2},
         "evaluate": {"steps": 3, "restarts": 2, "check_masking": False},
     }
+
+
+class InFloat64(torch.nn.Module):
+    """A model in float64 on images of any dtype.
+
+    Kernels may sum in another order for another batch size, thread count or processor. In float32 that now and then
+    turns the sign of a gradient, and with it an iterate; in float64 the chance is 1e9 times smaller: the same images
+    fall in any split of a batch, on any machine.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = copy.deepcopy(model).double()
+
+    def forward(self, images):
+        return self.model(images.double())
+
+
+@pytest.fixture(scope="session")
+def in_float64():
+    """`InFloat64`, for tests that count images."""
+    return InFloat64
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 The paper's exact protocols are not public. Each module here is our reading of one claim, and says so.
 """
 
-from act_engine.analysis.plots import plot_analysis
-from act_engine.analysis.runs import analyze_runs, format_table
+from act_engine.analysis.runs import analyze_runs
 
-__all__ = ["analyze_runs", "format_table", "plot_analysis"]
+__all__ = ["analyze_runs"]

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from act_engine.attack import AttackView, unit_range
-from act_engine.config import Config, to_mapping
+from act_engine.config import Config
 from act_engine.data import build_data
-from act_engine.methods import deployed_model
 from act_engine.models import build_model, load_weights
-from act_engine.trainer import Trainer
+from act_engine.runs.methods import deployed_model
+from act_engine.training.trainer import Trainer
 
 SPECTRAL_STEPS = 100
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -78,7 +78,7 @@ def fit_noise(config: Config, folder: Path, *, label_noise: float, classes: int 
     if not weights.exists() and (code := trainer.run()):
         raise SystemExit(code)
     data = trainer.data
-    own = build_data(**{**to_mapping(noisy)["data"], "label_noise": 0.0}, device=trainer.world.device).train.labels
+    own = build_data(**{**vars(noisy.data), "label_noise": 0.0}, device=trainer.world.device).train.labels
     model = build_model(**trainer.config.model.architecture(name), image_shape=data.image_shape)
     load_weights(model, weights)
     view = AttackView(model.to(trainer.world.device))

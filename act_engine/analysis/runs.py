@@ -9,41 +9,27 @@ from act_engine.analysis.complexity import fit_noise, measure_norms
 from act_engine.analysis.compression import measure_compression
 from act_engine.analysis.flatness import measure_flatness
 from act_engine.config import AnalysisConfig, Config
-from act_engine.evaluation import PGDAttack, Run, adversarial_images, load_run, sample_images
-from act_engine.methods import deployed_model, group_by_method
+from act_engine.evaluation import PGDAttack, adversarial_images, sample_images
 from act_engine.parallel import World
-from act_engine.runfolder import digest, measured_once
-from act_engine.statistics import over_seeds, significant
+from act_engine.runs.folder import digest, measured_once
+from act_engine.runs.load import Run, load_run
+from act_engine.runs.methods import deployed_model, group_by_method, over_seeds
 
 PGD_STEPS = 20
 """Of the attack that makes the adversarial images, in the ball that the run's evaluation has."""
 
-MEASURES = {
-    "random labels learnt, %": ("complexity", "noise", 0, "fitted_noise"),
-    "other labels learnt, %": ("complexity", "noise", 0, "fitted_rest"),
-    "spectral norm / margin, log10": ("complexity", "norms", "log10_spectral_norm"),
-    "path norm / margin, log10": ("complexity", "norms", "log10_path_norm"),
-    "probe fits random labels, %": ("compression", "probe_accuracy"),
-    "effective rank of the features": ("compression", "effective_rank"),
-    "intrinsic dimension of the features": ("compression", "intrinsic_dimension"),
-    "entropy on clean images, nats": ("flatness", "clean", "entropy"),
-    "entropy on adversarial images, nats": ("flatness", "adversarial", "entropy"),
-    "accuracy at the largest weight noise, %": ("flatness", "clean", "accuracy", -1),
-    "top Hessian eigenvalue": ("flatness", "clean", "top_eigenvalue"),
-    "the same, relative to the weights": ("flatness", "clean", "relative_top_eigenvalue"),
-}
-"""Where the table's rows stand in an analysis."""
 
-
-def analyze_runs(folders: Sequence[Path], settings: AnalysisConfig, world: World) -> dict[str, Any]:
-    """The analyses of several runs, grouped by method: JSON values for `format_table` and `plots.plot_analysis`.
+def analyze_runs(
+    folders: Sequence[Path], settings: AnalysisConfig, world: World, *, checkpoint: str = "best"
+) -> dict[str, Any]:
+    """The analyses of several runs, grouped by method: JSON values, which `reporting.analysis` shows.
 
     Each run's own are kept in its folder, in ``analysis/``, and measured again only if settings or weights are others.
 
     Raises:
         ValueError: a folder holds no finished run, or one that an analysis is not defined for.
     """
-    runs = [load_run(folder, world) for folder in folders]
+    runs = [load_run(folder, world, checkpoint=checkpoint) for folder in folders]
     results = [analyze(folder, run, settings) for folder, run in zip(folders, runs, strict=True)]
     methods = {}
     for label, places in group_by_method([run.config for run in runs]).items():
@@ -62,7 +48,7 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
     """The analyses of one run's deployed model, by name."""
     name = deployed_model(list(run.models))
     model = run.models[name]
-    weights = digest(folder / f"{name}.safetensors")
+    weights = digest(run.weights[name])
     images, labels = sample_images(run.data.test, settings.samples)
     config, device = run.config, images.device.type
     eps, norm = config.evaluate.ball(config.attack)
@@ -94,34 +80,6 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
         key |= {name: getattr(settings, name) for name in ("samples", *used[analysis])}
         result[analysis] = measured_once(folder / "analysis" / f"{analysis}.json", key, measures[analysis])
     return result
-
-
-def format_table(analysis: dict[str, Any]) -> str:
-    """A Markdown table: a row a measure, a column a method, mean ± sample standard deviation over its runs."""
-    methods = analysis["methods"]
-    lines = ["| measure | " + " | ".join(methods) + " |", "| --- |" + " --- |" * len(methods)]
-    return "\n".join(lines + table_rows([method["values"] for method in methods.values()]))
-
-
-def table_rows(columns: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
-    """The Markdown rows of a table with a column for each group of runs, without measures that no run has."""
-    rows = []
-    for measure, path in MEASURES.items():
-        values = [[pick(run, path) for run in runs] for runs in columns]
-        if any(value is not None for group in values for value in group):
-            scale = 100 if measure.endswith("%") else 1
-            rows.append(f"| {measure} | " + " | ".join(significant(group, scale) for group in values) + " |")
-    return rows
-
-
-def pick(values: Any, path: Sequence[str | int]) -> Any:
-    """The value at a path of keys and places, or None where it was not asked for."""
-    for key in path:
-        try:
-            values = values[key]
-        except (KeyError, IndexError):
-            return None
-    return values
 
 
 def _fit_noise(

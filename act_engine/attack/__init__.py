@@ -1,9 +1,9 @@
 """Attacks on images in [0, 1]: views of a model, the PGD loop, and the inner maximisation of training."""
 
 from act_engine.attack.attack import Attack
-from act_engine.attack.frozen import frozen_eval
+from act_engine.attack.frozen import frozen_eval, untouched
 from act_engine.attack.pgd import input_gradient, pgd
-from act_engine.attack.pixels import unit_range
+from act_engine.attack.pixels import Inputs, unit_range
 from act_engine.attack.start import first_iterate
 from act_engine.attack.view import AUTOCAST, AttackView, LiveView
 
@@ -11,10 +11,12 @@ __all__ = [
     "AUTOCAST",
     "Attack",
     "AttackView",
+    "Inputs",
     "LiveView",
     "first_iterate",
     "frozen_eval",
     "input_gradient",
     "pgd",
     "unit_range",
+    "untouched",
 ]

@@ -45,6 +45,7 @@ class Attack:
         self.start, self.generator = start, generator
         self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
         self._graphs = GraphedLoop(self._loop) if cuda_graph else None
+        self._generation = view.generation
 
     def clean_logits(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of the attacked model on clean images, in eval mode and without a graph."""
@@ -63,9 +64,14 @@ class Attack:
         place = {"first": self.position, "total": self.total}
         eps, norm = self.settings["eps"], self.settings["norm"]
         x_start = first_iterate(x, eps, norm, self.start, self.generator, **place)
-        loop = self._graphs if self._graphs is not None and x.is_cuda else self._loop
         with self.view.ready():
-            return loop(x, x_start, labels, target)
+            recorded = self._graphs is not None and x.is_cuda and self.view.recordable
+            return (self._recorded if recorded else self._loop)(x, x_start, labels, target)
+
+    def _recorded(self, *inputs: Tensor | None) -> Tensor:
+        if self._generation != self.view.generation:  # recordings of another copy of the model
+            self._generation, self._graphs = self.view.generation, GraphedLoop(self._loop)
+        return self._graphs(*inputs)
 
     def _loop(self, x: Tensor, x_start: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
         def logit_grad(logits: Tensor) -> Tensor:

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+from act_engine.attack.contents import Contents
 
 
 @contextmanager
@@ -25,3 +28,24 @@ def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
             module.training = flag
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[nn.Module]:
+    """What a pass leaves in the model is taken back at the end: buffers' values, attributes, what lists and dicts hold.
+
+    So a norm that stays in train mode, or a forward that keeps its activations, leaves no trace.
+    """
+    contents = Contents(model)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield model
+    finally:
+        contents.restore()
+        for buffer, value in buffers:
+            buffer.data.copy_(value)  # not counted as a write: a graph of these passes may still need the same values
+
+
+def version(tensor: torch.Tensor) -> int | None:
+    """How often the tensor was written to; None for one of inference mode, which does not count."""
+    return None if tensor.is_inference() else tensor._version

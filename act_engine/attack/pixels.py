@@ -1,4 +1,4 @@
-"""The one meaning of an image tensor: float is [0, 1] already, uint8 means x / 255."""
+"""Images as a model is given them: float in [0, 1], in its layout, and a copy where it writes into them."""
 
 import torch
 from torch import Tensor
@@ -7,3 +7,27 @@ from torch import Tensor
 def unit_range(images: Tensor) -> Tensor:
     """Images as float in [0, 1]: uint8 is divided by 255 (float32), float is returned as it is."""
     return images / 255 if images.dtype == torch.uint8 else images
+
+
+class Inputs:
+    """The batches of one model: a copy of each if the model wrote into its first.
+
+    Args:
+        memory_format: of batches of four dimensions.
+    """
+
+    def __init__(self, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+        self.memory_format = memory_format
+        self._copied, self._decided = True, False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The batch for `images` [B, C, H, W]: after `seen`, themselves where they have its form and may be shared."""
+        batch = unit_range(images)
+        if batch.dim() == 4:
+            batch = batch.contiguous(memory_format=self.memory_format)
+        return batch.clone() if self._copied and batch is images else batch
+
+    def seen(self, batch: Tensor) -> None:
+        """Tell that a pass over `batch` has ended; the first one decides."""
+        if not self._decided:
+            self._decided, self._copied = True, batch.is_inference() or batch._version > 0

@@ -10,6 +10,16 @@ def require(condition: bool, setting: str, value: object, allowed: str) -> None:
         raise ValueError(f"{setting}: got {value!r}; allowed: {allowed}")
 
 
+def require_pixels(setting: str, value: float, norm: str) -> None:
+    """Refuse a radius or step of a linf attack that is longer than the whole range of pixels, [0, 1]."""
+    require(norm != "linf" or value <= 1, setting, value, f"at most 1: images are in [0, 1]{in_255ths(value)}")
+
+
+def in_255ths(*values: float) -> str:
+    """``; did you mean 8/255?`` for values that are meant in units of 0 to 255."""
+    return f"; did you mean {', '.join(f'{value:g}/255' for value in values)}?" if max(values) <= 255 else ""
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """``; did you mean '…'?`` for the closest of the known names, or nothing if none is close."""
     close = difflib.get_close_matches(name, known, n=1)

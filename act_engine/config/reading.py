@@ -4,6 +4,7 @@ All sources go through `from_mapping`, so a wrong name or value is met with the 
 written.
 """
 
+import copy
 import dataclasses
 import types
 import typing
@@ -48,6 +49,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return _parse_yaml(text, str(path))
 
 
+def read_config(source: str | Path, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """The config of a recipe or of a YAML file, with further settings put over it.
+
+    Args:
+        source: a recipe's name, such as ``"digits"``, or a file ``….yaml``.
+        settings: by group and name, such as ``{"attack": {"steps": 20}}``.
+
+    Raises:
+        ValueError: there is no such recipe or file, or a setting that is unknown or not allowed.
+    """
+    is_file = isinstance(source, Path) or source.endswith((".yaml", ".yml"))
+    base = from_mapping(read_yaml(source) if is_file else read_recipe(str(source)))
+    return from_mapping(settings or {}, base)
+
+
 def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text) or {}
@@ -62,7 +78,10 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
     return {
-        group.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(config, group.name)).items()}
+        group.name: {
+            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)
+            for k, v in vars(getattr(config, group.name)).items()
+        }
         for group in dataclasses.fields(config)
     }
 
@@ -118,6 +137,11 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none")):
             return None
         return convert(value, next(a for a in arguments if a is not type(None)), setting)
+    if origin is dict:
+        given = _yaml_of(value, setting) if isinstance(value, str) else value
+        allowed = "a mapping such as {drop_path_rate: 0.1}"
+        require(isinstance(given, Mapping) and all(isinstance(key, str) for key in given), setting, value, allowed)
+        return _plain(given, setting)
     if origin is tuple:
         items = value.strip("[]").split(",") if isinstance(value, str) else value
         require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
@@ -133,6 +157,24 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         return kind(number)
     require(isinstance(value, str), setting, value, "a text")
     return value
+
+
+def _yaml_of(text: str, setting: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{setting}: got {text!r}; not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _plain(value: Any, setting: str) -> Any:
+    """A value of no declared type: a text that is a number or a fraction becomes one, in lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, setting) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, setting) for item in value]
+    require(isinstance(value, None | bool | int | float | str), setting, value, "numbers, texts, true, false and null")
+    number = _number(value) if isinstance(value, str) else None
+    return value if number is None else number
 
 
 def _number(value: Any) -> float | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from act_engine.config.checks import nearest, require
+from act_engine.config.checks import in_255ths, nearest, require, require_pixels
 
 OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
 
@@ -75,25 +75,35 @@ class AttackConfig:
         require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
         require(self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255")
         require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
+        require_pixels("attack.eps", self.eps, self.norm)
+        require_pixels("attack.step_size", self.step_size, self.norm)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "digits"
-    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder or webdataset."""
+    """Data set: digits, textures (both built in), cifar10, cifar100, npz, image_folder, webdataset, or the name of one
+    that an installed package adds."""
     path: str | None = None
-    """Where the data lies on disk; not needed for digits and textures."""
+    """Where the data lies on disk, ~ and $NAME allowed; digits and textures have none."""
     seed: int = 0
     """What textures draws and the choices below follow from it, whatever train.seed is; 0 or more."""
     classes: int | None = None
-    """Data sets in memory: keep the first so many classes, 2 or more; null: all."""
+    """Keep the first so many classes, 2 or more; null: all."""
     train_samples: int | None = None
-    """Data sets in memory: train on so many images, classes balanced, 1 or more; null: all."""
+    """Train on so many images, classes balanced, 1 or more; null: all."""
     validation_samples: int | None = None
-    """Data sets in memory: hold so many training images back, classes balanced, 1 or more, and measure on them instead
-    of the test images; null: none."""
+    """Hold so many training images back, classes balanced, 1 or more, and measure on them instead of the test images;
+    null: none."""
+    selection_samples: int | None = None
+    """Images that checkpoints are chosen by, classes balanced, 1 or more: of the data's own validation split where it
+    has one beside a test split, else training images, which are then not trained on. null: 1,000, or 2 % of a set of
+    fewer than 50,000 training images, where a setting needs them (checkpoint.best_every_epochs)."""
+    holdout: float | None = None
+    """image_folder, webdataset: share of each class's training images, above 0 and below 1, that are tested on, where
+    the data has no held-out split; null: it must have one."""
     label_noise: float = 0.0
-    """Data sets in memory: probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
+    """Probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
     batch_size: int = 128
     """Training images a step and process, 1 or more."""
     workers: int = 2
@@ -112,6 +122,9 @@ class DataConfig:
     """The epochs before which the picture side changes, rising."""
     bad_images: Literal["error", "skip"] = "error"
     """An unusable image file stops the run (error), or is left out and counted (skip)."""
+    index: str = "auto"
+    """image_folder, webdataset: where what was found is kept for the next start: auto (the user's cache folder), a
+    folder, renew (auto, but listed anew: for files that were changed where they lie), or off."""
     download: bool = False
     """cifar10, cifar100: fetch the official archive into path if it is not there."""
 
@@ -120,7 +133,10 @@ class DataConfig:
         require(self.workers >= 1, "data.workers", self.workers, "1 or more")
         require(self.seed >= 0, "data.seed", self.seed, "0 or more")
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
-        for name, least in (("classes", 2), ("train_samples", 1), ("validation_samples", 1)):
+        if self.holdout is not None:
+            require(0 < self.holdout < 1, "data.holdout", self.holdout, "above 0, below 1, or null")
+        counts = ("train_samples", "validation_samples", "selection_samples")
+        for name, least in (("classes", 2), *((count, 1) for count in counts)):
             value = getattr(self, name)
             require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
 
@@ -128,34 +144,87 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = "small_cnn"
-    """Architecture of the robust model (and of the natural one, unless natural_name says otherwise)."""
+    """Architecture of the robust model (and of the natural one, unless natural_name says otherwise): one of this
+    package's, any of timm's, an installed plugin's (entry point act_engine.models), or package.module:factory."""
     natural_name: str | None = None
     """Architecture of the natural model; null: the same as name."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Keyword arguments of the architecture, such as {drop_path_rate: 0.1}; timm's ViTs and ConvNeXts also take
+    conv_stem (true: strided 3x3 convolutions instead of one patch convolution)."""
+    natural_options: dict[str, Any] | None = field(default=None, hash=False)
+    """The same for the natural model; null: as options if it has the same architecture, or else none."""
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
     mean: tuple[float, ...] = ()
-    """Mean a channel that the model's first layer subtracts from images in [0, 1]; empty: none."""
+    """Mean a channel, 0 to 1, that the model's first layer subtracts from images in [0, 1]; empty: none, but with
+    robustbench_* CIFAR-10's (100 classes: CIFAR-100's), and with input normalized the one of timm's weights."""
     std: tuple[float, ...] = ()
-    """Standard deviation a channel by which that layer divides, above 0; as long as mean."""
+    """Standard deviation a channel, above 0 and at most 1, by which that layer divides; as long as mean."""
+    input: Literal["unit", "normalized", "byte"] = "unit"
+    """What the architecture takes: unit (images in [0, 1], or what mean and std make of them), normalized (the same;
+    without a mean, as timm's weights expect), byte (in [0, 255], without mean and std)."""
+    output: Literal["logits", "probabilities", "log_probabilities"] = "logits"
+    """What the architecture called name gives; of probabilities the logarithm is taken."""
+    output_field: str | None = None
+    """Where in a tuple, list, mapping or dataclass that it returns this stands: an index such as 0, a key or an
+    attribute; null: it is returned alone."""
     weights: str | None = None
-    """File to start the robust model from: safetensors or a plain state dict; null: a fresh initialisation."""
+    """File to start the robust model from: safetensors, or a PyTorch file of tensors and plain values; null: a fresh
+    initialisation. Wrappers and prefixes around the weights are seen through."""
+    weights_entry: str | None = None
+    """Which entry of that file, such as ema or nets.robust; null: the one that fits, averaged weights first."""
     natural_weights: str | None = None
     """The same for the natural model."""
+    pretrained: bool = False
+    """Start every trained model that has no file from timm's published weights; an empty mean is then theirs."""
+    head: Literal["keep", "new"] = "keep"
+    """The classifier of weights that a trained model starts from: keep it, or leave it out and begin a new one (new),
+    as for another number of classes."""
     teacher_name: str | None = None
     """RSLAD: architecture of the frozen robust teacher; null: the same as name."""
+    teacher_options: dict[str, Any] | None = field(default=None, hash=False)
+    """RSLAD: its keyword arguments; null: as options if it has the same architecture, or else none."""
     teacher_weights: str | None = None
     """RSLAD: file of the teacher's weights, such as another run's robust.safetensors."""
 
     def __post_init__(self) -> None:
         if self.num_classes is not None:
             require(self.num_classes >= 1, "model.num_classes", self.num_classes, "1 or more, or null")
-        require(all(value > 0 for value in self.std), "model.std", list(self.std), "values above 0, one a channel")
+        for name, least in (("mean", "0"), ("std", "above 0")):
+            values = list(getattr(self, name))
+            large = in_255ths(*values) if values and max(values) > 1 else ""
+            inside = all((value >= 0 if name == "mean" else value > 0) and value <= 1 for value in values)
+            require(inside, f"model.{name}", values, f"{least} to 1, one a channel of images in [0, 1]{large}")
         require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
+        require(
+            self.input != "byte" or not self.mean,
+            "model.input",
+            self.input,
+            "unit, with mean and std divided by 255",
+        )
+        files = self.weights or self.natural_weights or self.pretrained
+        require(self.head == "keep" or bool(files), "model.head", self.head, "keep, without weights to start from")
+        entry = self.weights_entry
+        require(entry is None or self.weights is not None, "model.weights_entry", entry, "null without model.weights")
 
     def architecture(self, learner: str) -> dict[str, Any]:
         """The settings of `act_engine.models.build_model` for the robust, the natural or the teacher model."""
-        name = {"natural": self.natural_name, "teacher": self.teacher_name}.get(learner) or self.name
-        return {"name": name, "num_classes": self.num_classes, "mean": self.mean or None, "std": self.std or None}
+        name, options = {
+            "natural": (self.natural_name, self.natural_options),
+            "teacher": (self.teacher_name, self.teacher_options),
+        }.get(learner, (None, None))
+        name = name or self.name
+        same = name == self.name
+        return {
+            "name": name,
+            "num_classes": self.num_classes,
+            "mean": self.mean or None,
+            "std": self.std or None,
+            "options": options if options is not None else self.options if same else {},
+            "input": "normalized" if self.pretrained and self.input == "unit" else self.input,
+            "output": self.output if same else "logits",
+            "output_field": self.output_field if same else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -215,8 +284,9 @@ class TrainConfig:
     """Equal parts in which a process goes through its batch, 1 or more, to save memory: the step is the same, except
     that BatchNorm sees each part by itself."""
     ema: float | None = None
-    """Decay a step, such as 0.999, of a moving average of the robust model's weights, which is then what is exported
-    and evaluated; null: no average."""
+    """Decay a step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics, which
+    is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It begins
+    with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
 
@@ -269,8 +339,16 @@ class CheckpointConfig:
     keep_every_epochs: int | None = None
     """Keep the checkpoint at the end of every so many epochs for good; null: none."""
     best_every_epochs: int | None = None
-    """Measure the robust model after every so many epochs (PGD-10, one start, on the test images), and keep the
-    checkpoint with the highest robust accuracy; null: never."""
+    """Measure the robust model (its averaged weights, where there are any) by PGD from one start after every so many
+    epochs, on data.selection_samples images that are neither trained on nor tested on; the checkpoint with the highest
+    robust accuracy is kept and exported. null: never, and the last is exported."""
+    best_steps: int = 10
+    """With best_every_epochs: iterations of that PGD, 1 or more."""
+    best_loss: Literal["ce", "margin", "dlr"] = "ce"
+    """With best_every_epochs: its loss, as evaluate.loss."""
+    best_patience: int | None = None
+    """With best_every_epochs: end the training after so many measurements in a row without a new best, 1 or more;
+    null: train all epochs."""
     on_error: Literal["stop", "continue"] = "stop"
     """What a checkpoint that cannot be written (a full disk) does to the run; the older ones stay in either case."""
 
@@ -282,22 +360,26 @@ class CheckpointConfig:
             epochs = getattr(self, name)
             if epochs is not None:
                 require(epochs >= 1, f"checkpoint.{name}", epochs, "1 or more, or null")
+        require(self.best_steps >= 1, "checkpoint.best_steps", self.best_steps, "1 or more")
+        if self.best_patience is not None:
+            require(self.best_patience >= 1, "checkpoint.best_patience", self.best_patience, "1 or more, or null")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """The attack that measures robust accuracy: PGD from uniform starts, the worst of all restarts, or AutoAttack."""
 
-    attack: Literal["pgd", "autoattack", "none"] = "pgd"
-    """pgd, autoattack (with PGD beside it, to compare), or none for clean accuracy alone."""
+    attack: Literal["pgd", "autoattack", "apgd-ce", "apgd-t", "fab", "fab-t", "square", "none"] = "pgd"
+    """pgd; autoattack, or one of its attacks by name (with PGD beside it, to compare); none: clean accuracy alone."""
     version: Literal["standard", "plus", "rand"] = "standard"
-    """autoattack: its version; rand is for models that randomise."""
+    """autoattack: its version; rand is for models that randomise. Of its attacks by name: whose numbers of steps."""
     loss: Literal["ce", "margin", "dlr"] = "ce"
     """PGD's loss: ce (cross-entropy), margin (Carlini and Wagner's), dlr (difference of logits ratio)."""
     targets: int = 0
     """0: PGD is untargeted; else every restart goes towards each of an image's so many most likely wrong classes."""
-    norm: Literal["linf", "l2"] | None = None
-    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own."""
+    norm: Literal["linf", "l2", "l1"] | None = None
+    """Norm of the perturbation ball; null: attack.norm. Another norm than that needs an eps of its own. l1: AutoAttack
+    and its attacks alone, without PGD, noise and the look for masking beside them."""
     steps: int = 100
     """Iterations a restart, 1 or more."""
     restarts: int = 5
@@ -320,10 +402,17 @@ class EvaluateConfig:
         if self.images is not None:
             require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
         require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        l1 = self.norm == "l1" and self.attack != "none"
+        require(not l1 or self.by_library, "evaluate.norm", self.norm, f"linf, l2 with attack {self.attack}")
         if self.eps is not None:
             require(self.eps >= 0, "evaluate.eps", self.eps, "0 or more, or null")
         if self.step_size is not None:
             require(self.step_size > 0, "evaluate.step_size", self.step_size, "above 0, or null")
+
+    @property
+    def by_library(self) -> bool:
+        """Whether the attack is AutoAttack or one of its attacks, whose result depends on the batches."""
+        return self.attack not in ("pgd", "none")
 
     def ball(self, attack: AttackConfig) -> tuple[float, str]:
         """Radius (in [0, 1] pixel units) and norm that a run is measured with: its own, or else its training's."""
@@ -389,3 +478,7 @@ class Config:
         own_norm = self.evaluate.norm in (None, self.attack.norm)
         allowed = f"a radius in {self.evaluate.norm}, since attack.eps is one in {self.attack.norm}"
         require(own_norm or self.evaluate.eps is not None, "evaluate.eps", self.evaluate.eps, allowed)
+        for name in ("eps", "step_size"):
+            value = getattr(self.evaluate, name)
+            if value is not None:
+                require_pixels(f"evaluate.{name}", value, self.evaluate.norm or self.attack.norm)

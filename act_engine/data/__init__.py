@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from act_engine.data import sources, textures
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
-from act_engine.data.selection import select
+from act_engine.data.foreign import expanded
+from act_engine.data.given import GivenLoader, as_loader, given_data
+from act_engine.data.identity import describe_data, identity, require_same
+from act_engine.data.registry import Facts, Source, find_source, sources
+from act_engine.data.selection import select, usual_selection
+from act_engine.data.splits import Pictures, Splits
 
-__all__ = ["DATA_NAMES", "Batch", "Data", "Loader", "build_data"]
+__all__ = [
+    "Batch",
+    "Data",
+    "Facts",
+    "GivenLoader",
+    "Loader",
+    "Pictures",
+    "Source",
+    "Splits",
+    "as_loader",
+    "build_data",
+    "data_facts",
+    "describe_data",
+    "find_source",
+    "given_data",
+    "identity",
+    "require_same",
+    "sources",
+    "usual_selection",
+]
 
-DATA_NAMES = ("digits", "textures", "cifar10", "cifar100", "npz", "image_folder", "webdataset")
-AUGMENTATIONS = {
-    "digits": ("none",),
-    "textures": ("none",),
-    "cifar10": ("crop_flip", "none"),
-    "cifar100": ("crop_flip", "none"),
-    "npz": ("none", "crop_flip"),
-    "image_folder": ("resized_crop_flip", "randaugment", "none"),
-    "webdataset": ("resized_crop_flip", "randaugment", "none"),
-}  # what each data set can do; the first is its default
+OWN_SETTINGS = (  # those that a data set may lack; then they stay as they are by default
+    *("path", "download", "bad_images", "holdout", "index"),
+    *("image_size", "eval_resize", "train_sizes", "train_size_epochs"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +64,9 @@ def build_data(
     classes: int | None = None,
     train_samples: int | None = None,
     validation_samples: int | None = None,
+    selection_samples: int | None = None,
+    selection: bool = False,
+    holdout: float | None = None,
     label_noise: float = 0.0,
     image_size: int = 224,
     eval_resize: int | None = None,
@@ -55,118 +74,118 @@ def build_data(
     train_size_epochs: Sequence[int] = (),
     bad_images: str = "error",
     download: bool = False,
+    index: str = "auto",
+    train: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Data:
-    """Return the train and test loaders of data set `name` for this rank.
+    """Return the loaders of data set `name` (one of `sources()`) for this rank.
 
-    `path`: where the data lies. `batch_size` and `eval_batch_size` (default: the same): images a step and process.
-    `workers`: threads that read and decode. `augment` None is the data set's own (`AUGMENTATIONS`). `num_classes`:
-    checked against the data, whose own count it replaces. `order_seed` decides order and augmentation.
-    For the data sets in memory: `classes`, `train_samples`, `validation_samples` and `label_noise` as in `select`, and
-    `seed`, which decides these choices and what textures draws.
+    `path`: where the data lies; ~ and $NAME in it are expanded. `batch_size` and `eval_batch_size` (default: the same):
+    images a step and process. `workers`: threads that read and decode. `augment` None is the data set's own.
+    `num_classes`: checked against the data, whose own count it replaces. `order_seed` decides order and augmentation.
+    `classes`, `train_samples`, `validation_samples`, `selection_samples`, `selection` and `label_noise` as in `select`;
+    `seed` decides these choices and what textures draws. `holdout`: share of image_folder's or webdataset's training
+    images that are tested on, where there is no held-out split.
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
     image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
     before, between and after the epochs `train_size_epochs` (empty: `image_size`).
     `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says how many (also in
-    `Data.bad_images`). `download` lets cifar10 and cifar100 be fetched into `path`.
-    ValueError or FileNotFoundError name the setting that is wrong.
+    `Data.bad_images`); one that turns out so in mid-run is then replaced by another. `download` lets cifar10 and
+    cifar100 be fetched into `path`. `index`: where image_folder and webdataset keep what they found (as in `indexed`).
+    Without `train` there are only the test images (`Data.train` is None), and of files no others are looked at;
+    image_folder then takes labels by `class_names`, where they are given.
+    ValueError or FileNotFoundError name the setting that is wrong, one that this data set does not have among them.
     """
-    if name not in DATA_NAMES:
-        close = difflib.get_close_matches(name, DATA_NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"data.name: unknown data set {name!r}{hint} (known: {', '.join(DATA_NAMES)})")
-    augment = augment or AUGMENTATIONS[name][0]
-    if augment not in AUGMENTATIONS[name]:
-        allowed = ", ".join(AUGMENTATIONS[name])
-        raise ValueError(f"data.augment: {augment!r} given; {name} allows {allowed}")
-    if workers < 1:
-        raise ValueError(f"data.workers: {workers} given; it must be at least 1")
-    order = {"seed": order_seed, "rank": rank, "world_size": world_size}
-    eval_batch_size = eval_batch_size or batch_size
-    part = {
-        "classes": classes,
-        "train_samples": train_samples,
-        "validation_samples": validation_samples,
-        "label_noise": label_noise,
-    }
-
-    if name in ("image_folder", "webdataset"):
-        for setting, value in part.items():
-            if value:
-                raise ValueError(f"data.{setting}: {value} given; {name} is used as it is, so it must be left out")
-        splits, bad, found_classes = _image_files(name, path, num_classes, workers, bad_images)
+    options = {**locals(), "path": expanded(path)}
+    source = find_source(name)
+    _check_settings(source, options)
+    if not train:  # nor are there images to choose checkpoints by
+        options |= {"selection": False, "selection_samples": None}
+    splits = source.read({**options, "train": train or validation_samples is not None or holdout is not None})
+    splits = select(splits, **{key: options[key] for key in inspect.signature(select).parameters if key != "splits"})
+    if num_classes is not None and num_classes < splits.num_classes:
+        raise ValueError(
+            f"model.num_classes: got {num_classes}; {name} has {splits.num_classes} classes, so at least that many"
+        )
+    order = {"seed": order_seed, "rank": rank, "world_size": world_size, "classes": splits.classes}
+    augment = augment or source.augmentations[0]
+    if source.streamed:
         eval_resize = eval_resize or round(image_size / 0.875)
         _check_sizes(image_size, eval_resize, train_sizes, train_size_epochs)
-        from act_engine.data.dali import DaliLoader
-
-        view: dict[str, Any] = {
+        shape, loader = (3, image_size, image_size), _streaming
+        view = {
             "image_size": image_size,
             "eval_resize": eval_resize,
             "workers": workers,
-            "device": device,
-            **order,
+            "bad_images": bad_images,
         }
-        train = DaliLoader(
-            splits[0],
-            batch_size,
-            shuffle=True,
-            augment=augment,
-            train_sizes=train_sizes,
-            train_size_epochs=train_size_epochs,
-            **view,
-        )
-        test = DaliLoader(splits[1], eval_batch_size, shuffle=False, **view)
-        shape = (3, image_size, image_size)
+        growing = {"train_sizes": train_sizes, "train_size_epochs": train_size_epochs}
     else:
-        bad = []
-        if name == "digits":
-            arrays = sources.digits()
-        elif name == "textures":
-            arrays = textures.textures(seed)
-        elif name == "npz":
-            arrays = sources.npz(path)
-        else:
-            arrays, bad = sources.cifar(name, path, download=download, workers=workers, bad_images=bad_images)
-        arrays = select(arrays, seed=seed, **part)
-        found_classes = arrays.num_classes
-        if num_classes is not None and num_classes < found_classes:
-            raise ValueError(f"model.num_classes: {num_classes} given, but {name} has labels up to {found_classes - 1}")
-        train = ArrayLoader(
-            arrays.train_images,
-            arrays.train_labels,
-            batch_size,
-            shuffle=True,
-            augment=augment,
-            device=device,
-            **order,
+        height, width, channels = splits.test.images.shape[1:]
+        shape, loader, view, growing = (channels, height, width), _in_memory, {}, {}
+
+    def held_out(part: Any) -> Loader | None:
+        return part and loader(part, eval_batch_size or batch_size, shuffle=False, device=device, **view, **order)
+
+    trained = None
+    if train:
+        options = {"augment": augment, "device": device, **growing, **view, **order}
+        trained = loader(splits.train, batch_size, shuffle=True, **options)
+    if splits.bad and rank == 0:
+        logger.warning("data.bad_images: left out %d image(s); the first: %s", len(splits.bad), splits.bad[0])
+    return Data(
+        trained,
+        held_out(splits.test),
+        num_classes or splits.num_classes,
+        shape,
+        bad_images=len(splits.bad),
+        selection=held_out(splits.selection),
+        classes=splits.classes,
+        notes=splits.notes,
+        unused=splits.unused,
+    )
+
+
+def data_facts(name: str, **options: Any) -> Facts:
+    """What a plan counts on: the usual facts of data set `name`, or those of the data, read as `build_data` does.
+
+    The shape None of image files is filled in by the largest of `image_size` and `train_sizes`.
+    """
+    usual = find_source(name).usual
+    if usual is None:
+        data = build_data(name, **{**options, "batch_size": 1})
+        return Facts(data.train.num_samples, data.num_classes, data.image_shape)
+    if usual.shape is None:
+        side = max(options.get("train_sizes") or (options["image_size"],))
+        return usual._replace(shape=(3, side, side))
+    return usual
+
+
+def _in_memory(part: Pictures, batch_size: int, **options: Any) -> Loader:
+    return ArrayLoader(part.images, part.labels, batch_size, **options)
+
+
+def _streaming(part: Any, batch_size: int, **options: Any) -> Loader:
+    from act_engine.data.dali import DaliLoader
+
+    return DaliLoader(part, batch_size, **options)
+
+
+def _check_settings(source: Source, options: dict[str, Any]) -> None:
+    defaults = {key: parameter.default for key, parameter in inspect.signature(build_data).parameters.items()}
+    for setting in OWN_SETTINGS:
+        value = options[setting]
+        if setting not in source.settings and value != defaults[setting]:
+            raise ValueError(
+                f"data.{setting}: got {value!r}; allowed: {defaults[setting]!r}, for {source.name} has no such setting"
+            )
+    augment = options["augment"]
+    if augment is not None and augment not in source.augmentations:
+        raise ValueError(
+            f"data.augment: got {augment!r}; allowed with {source.name}: {', '.join(source.augmentations)}"
         )
-        test = ArrayLoader(
-            arrays.test_images, arrays.test_labels, eval_batch_size, shuffle=False, device=device, **order
-        )
-        height, width, channels = arrays.train_images.shape[1:]
-        shape = (channels, height, width)
-    if bad and rank == 0:
-        logger.warning("data.bad_images: left out %d image(s); the first: %s", len(bad), bad[0])
-    return Data(train, test, num_classes or found_classes, shape, bad_images=len(bad))
-
-
-def _image_files(
-    name: str, path: str | None, num_classes: int | None, workers: int, bad_images: str
-) -> tuple[list[Any], list[str], int]:
-    """Return the checked files of both splits, a line about each bad image, and the number of classes."""
-    from act_engine.data import files
-
-    splits, bad = [], []
-    classes = None
-    for folder in files.split_folders(path, name):
-        listed = files.class_folders(folder, classes) if name == "image_folder" else files.tar_shards(folder)
-        split, bad_here = files.checked(listed, bad_images=bad_images, threads=workers)
-        classes = split.classes
-        splits.append(split)
-        bad += bad_here
-    found = len(classes) if classes is not None else int(np.max(splits[0].labels)) + 1
-    for split in splits:
-        files.require_labels_below(split, num_classes or found)
-    return splits, bad, found
+    if options["workers"] < 1:
+        raise ValueError(f"data.workers: got {options['workers']}; allowed: 1 or more")
 
 
 def _check_sizes(
@@ -174,13 +193,13 @@ def _check_sizes(
 ) -> None:
     for setting, sizes in (("image_size", [image_size]), ("train_sizes", train_sizes)):
         if any(size < 1 for size in sizes):
-            raise ValueError(f"data.{setting}: {min(sizes)} given; a size must be at least 1 pixel")
+            raise ValueError(f"data.{setting}: got {min(sizes)}; allowed: 1 or more, in pixels")
     if eval_resize < image_size:
-        raise ValueError(f"data.eval_resize: {eval_resize} given; it must be at least data.image_size, {image_size}")
+        raise ValueError(f"data.eval_resize: got {eval_resize}; allowed: data.image_size, {image_size}, or more")
     if len(train_size_epochs) != max(0, len(train_sizes) - 1):
         raise ValueError(
-            f"data.train_size_epochs: {list(train_size_epochs)} given; data.train_sizes {list(train_sizes)} needs "
+            f"data.train_size_epochs: got {list(train_size_epochs)}; data.train_sizes {list(train_sizes)} needs "
             f"{max(0, len(train_sizes) - 1)} epoch(s), at which one size gives way to the next"
         )
     if list(train_size_epochs) != sorted(set(train_size_epochs)):
-        raise ValueError(f"data.train_size_epochs: {list(train_size_epochs)} given; the epochs must rise")
+        raise ValueError(f"data.train_size_epochs: got {list(train_size_epochs)}; allowed: epochs that rise")

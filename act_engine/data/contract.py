@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -37,15 +37,21 @@ class Loader(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last batch handed out, as JSON values."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return what tells the split from another wherever it lies, as JSON values; see `identity_of`."""
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next `epoch(index)` go on exactly there; ValueError when the data or its sharding is another."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The two splits of a data set and what a model needs to know of them.
+    """The splits of a data set and what a model needs to know of them.
 
-    `image_shape` is (C, H, W); `bad_images` counts the unusable ones that were left out of both splits.
+    `image_shape` is (C, H, W); `bad_images` counts the unusable ones that were left out. `selection` holds images to
+    choose checkpoints by, which are neither trained on nor reported on; None: not asked for. `classes` are their names
+    in label order, where the data names them. `notes` tell how the data was read, a line each; `unused` the names of
+    files that were left aside, by split and kind. `train` is None only where it was not asked for.
     """
 
     train: Loader
@@ -53,3 +59,7 @@ class Data:
     num_classes: int
     image_shape: tuple[int, int, int]
     bad_images: int = 0
+    selection: Loader | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    unused: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)

@@ -7,23 +7,27 @@ import numpy as np
 SCALE = (0.08, 1.0)  # share of the image's area
 RATIO = (3 / 4, 4 / 3)  # width / height
 ATTEMPTS = 10
+CROP_DRAWS = 2 * ATTEMPTS + 2  # random numbers that a crop takes
 
 
-def random_resized_crops(random: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
-    """Draw one crop for each image: sizes `[B, 2]` (height, width) → `[B, 4]` int32 (top, left, height, width).
+def random_resized_crops(drawn: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return one crop for each image: sizes `[B, 2]` (height, width) → `[B, 4]` int32 (top, left, height, width).
+
+    `drawn` `[B, CROP_DRAWS]` are uniform numbers in [0, 1).
 
     The distribution of torchvision's RandomResizedCrop (Szegedy et al., 2015): area uniform in SCALE, aspect ratio
     log-uniform in RATIO, up to 10 attempts to fit, then the largest central crop of an allowed ratio.
     """
-    height, width = sizes[:, :1], sizes[:, 1:]
-    area = height * width * random.uniform(*SCALE, (len(sizes), ATTEMPTS))
-    ratio = np.exp(random.uniform(*np.log(RATIO), (len(sizes), ATTEMPTS)))
+    height, width = sizes[:, :1].astype(np.int64), sizes[:, 1:].astype(np.int64)
+    area_drawn, ratio_drawn, place = np.split(drawn, [ATTEMPTS, 2 * ATTEMPTS], axis=1)
+    area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * area_drawn)
+    low, high = np.log(RATIO)
+    ratio = np.exp(low + (high - low) * ratio_drawn)
     widths = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     heights = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (widths >= 1) & (heights >= 1) & (widths <= width) & (heights <= height)
     first = fits.argmax(1)[:, None]
     crop_width, crop_height = np.take_along_axis(widths, first, 1), np.take_along_axis(heights, first, 1)
-    place = random.random((len(sizes), 2))
     top = (place[:, :1] * (height - crop_height + 1)).astype(np.int64)
     left = (place[:, 1:] * (width - crop_width + 1)).astype(np.int64)
 

@@ -2,19 +2,19 @@
 
 On the CPU DALI decodes and PyTorch resizes, whose kernel for uint8 takes a seventh of the time of DALI's.
 
-Every random choice (order, crop, flip, RandAugment's operations) is drawn here, by (seed, epoch, step), and fed to
+Every random choice (order, crop, flip, RandAugment's operations) is drawn here, by (seed, epoch, place), and fed to
 DALI, whose own operators are all deterministic. So an epoch is a full shuffle, a position is all that a checkpoint
 needs, and the batches do not depend on DALI's version or on the number of ranks that share a global batch.
 """
 
 from __future__ import annotations
 
-import io
 import warnings
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,17 @@ import torch
 import torch.nn.functional as F
 
 from act_engine.data.contract import Batch
-from act_engine.data.crops import centre_crops, random_resized_crops
+from act_engine.data.crops import CROP_DRAWS, centre_crops, random_resized_crops
+from act_engine.data.draws import uniforms
 from act_engine.data.files import ImageFiles
+from act_engine.data.headers import BadImage
+from act_engine.data.identity import identity_of
 from act_engine.data.order import OrderedLoader
+from act_engine.data.repairs import Repairs
 
 PREFETCH = 2  # batches decoded ahead
 READ_AHEAD = 2  # batches of encoded images read ahead of the decoder
+MADE_AHEAD = 2  # batches resized before they are asked for
 RAND_AUGMENT_OPERATIONS, RAND_AUGMENT_MAGNITUDE, RAND_AUGMENT_BINS = 2, 9, 31  # the usual ImageNet setting
 # room that decoding buffers are given from the start, so that no image of ImageNet makes them grow during training
 DECODER_MEMORY = {
@@ -60,10 +65,13 @@ class DaliLoader(OrderedLoader):
         train_size_epochs: Sequence[int] = (),
         workers: int = 2,
         device: str | torch.device = "cpu",
+        bad_images: str = "error",
+        classes: Sequence[str] | None = None,
         **order: Any,
     ) -> None:
         super().__init__(len(files), batch_size, **order)
         self.files = files
+        self.classes = classes
         self.image_size = image_size
         self.eval_resize = eval_resize
         self.augment = augment
@@ -72,45 +80,66 @@ class DaliLoader(OrderedLoader):
         self.device = torch.device(device)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-images")
         self._feed: Iterator[list[Any]] = iter(())
+        self._repairs = Repairs(files, replace=bad_images == "skip", undecodable=undecodable)
         on_gpu = self.device.type == "cuda" and augment != "none"
         self._resized_here = not on_gpu and augment != "randaugment"
         build = _decoding_pipeline if self._resized_here else _train_pipeline
-        device_id = torch.empty(0, device=self.device).get_device() if on_gpu else None
-        self._pipeline = build(
+        self._build = partial(
+            build,
             lambda: next(self._feed),
             augment=augment,
             batch_size=batch_size,
             num_threads=workers,
-            device_id=device_id,
+            device_id=torch.empty(0, device=self.device).get_device() if on_gpu else None,
             prefetch_queue_depth=PREFETCH,
         )
+        self._pipeline = self._build()
+        # On the CPU a thread of its own makes batches ahead; on a GPU DALI does, on the caller's stream.
+        self._maker = None if on_gpu else ThreadPoolExecutor(1, thread_name_prefix="make-batches")
+
+    def identity(self) -> dict[str, Any]:
+        return identity_of(self.files.labels, self.classes, self.files.content())
+
+    @property
+    def replaced(self) -> dict[str, str]:
+        """The images that turned out unusable in this loader's hands and were replaced by others, and why."""
+        return self._repairs.replaced_names
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         order = self.positions(epoch)
         self._drain()
         self._feed = self._inputs(epoch, order, first_step)
-        for step in range(first_step, len(self)):
-            chosen = order[self.span(step)]
-            labels = torch.from_numpy(self.files.labels[chosen])
+        steps = range(first_step, len(self))
+        for images, labels in made_ahead(self._maker, lambda step: self._make(epoch, order, step), steps):
             if self.device.type == "cuda":
                 labels = labels.pin_memory()  # so that the copy does not wait for the step under way
-            yield Batch(self._next_images(chosen), labels.to(self.device, non_blocking=True))
+            yield Batch(
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
 
     def size_at(self, epoch: int) -> int:
         """Return the image size of pass `epoch`."""
         return self.train_sizes[bisect_right(self.train_size_epochs, epoch)]
 
-    def _next_images(self, chosen: np.ndarray) -> torch.Tensor:
+    def _make(self, epoch: int, order: np.ndarray, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of a step; where one cannot be decoded, it is seen to and the step made once more."""
         stream = torch.cuda.current_stream(self.device) if self._pipeline.device_id is not None else None
-        try:
-            images, *views = self._pipeline.run(stream)
-        except RuntimeError as error:
-            undecodable = self._undecodable(chosen)
-            if undecodable is None:
-                raise
-            raise ValueError(f"data.path: {undecodable}; repair or remove it") from error
+        while True:
+            try:
+                images, *views = self._pipeline.run(stream)
+                break
+            except (RuntimeError, OSError, BadImage) as error:
+                under_way = range(step, min(step + PREFETCH + READ_AHEAD + 1, len(self)))
+                chosen = np.concatenate([order[self.span(ahead)] for ahead in under_way])
+                if not self._repairs.see_to(chosen):
+                    raise
+                del error
+                self._pipeline = self._build()  # a pipeline that has failed is of no use any more
+                self._feed = self._inputs(epoch, order, step)
         batch = self._resized(images, *views) if self._resized_here else torch.from_dlpack(images.as_tensor())
-        return batch.permute(0, 3, 1, 2).to(self.device, non_blocking=True)
+        labels = self.files.labels[self._repairs.shown(order[self.span(step)])].astype(np.int64)
+        return batch.permute(0, 3, 1, 2), torch.from_numpy(labels)
 
     def _resized(self, images: Any, *view: Any) -> torch.Tensor:
         """Resize CPU images of any size, flip them, and show them from a corner on: `[B, height, width, 3]` uint8."""
@@ -130,17 +159,18 @@ class DaliLoader(OrderedLoader):
 
     def _inputs(self, epoch: int, order: np.ndarray, first_step: int) -> Iterator[list[Any]]:
         """Yield what the pipeline is fed for each step, while the next steps' files are being read."""
-        reading: deque[tuple[int, Iterator[np.ndarray]]] = deque()
+        reading: deque[tuple[int, np.ndarray, Iterator[bytes]]] = deque()
         steps = iter(range(first_step, len(self)))
         while True:
             while len(reading) <= READ_AHEAD and (step := next(steps, None)) is not None:
-                reading.append((step, self._pool.map(self.files.read, order[self.span(step)])))
+                shown = self._repairs.shown(order[self.span(step)])
+                reading.append((step, shown, self._pool.map(self._repairs.read, shown)))
             if not reading:
                 return
-            step, encoded = reading.popleft()
-            sizes = self.files.sizes[order[self.span(step)]]
-            geometry = self._centre(sizes) if self.augment == "none" else self._draw(epoch, step, order)
-            yield [list(encoded), *geometry]
+            step, shown, encoded = reading.popleft()
+            sizes = self.files.sizes[shown]
+            geometry = self._centre(sizes) if self.augment == "none" else self._draw(epoch, step, sizes)
+            yield [[np.frombuffer(image, np.uint8) for image in encoded], *geometry]
 
     def _centre(self, sizes: np.ndarray) -> list[np.ndarray]:
         """The whole image, the size to resize it to, no flip, and where the central crop begins."""
@@ -148,26 +178,25 @@ class DaliLoader(OrderedLoader):
         whole = np.hstack([np.zeros_like(sizes), sizes]).astype(np.int32)
         return [whole, resized, np.zeros(len(sizes), np.int32), corners]
 
-    def _draw(self, epoch: int, step: int, order: np.ndarray) -> list[np.ndarray]:
+    def _draw(self, epoch: int, step: int, sizes: np.ndarray) -> list[np.ndarray]:
         """Region to decode, size, flip, and what the pipeline takes beyond these, for each image of our part.
 
-        Drawn for the whole global batch, so that the draws do not depend on how ranks share it.
+        The draws belong to an image's place in the epoch's global order, so they do not depend on how ranks share it,
+        and cost what our own images cost.
         """
-        count = self.batch_size * self.world_size
-        together = order[step * count : (step + 1) * count]
-        random = self.random(epoch, stream=1, step=step)
-        ours = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        crops = random_resized_crops(random, self.files.sizes[together])[ours]
-        flips = random.integers(0, 2, count, dtype=np.int32)[ours]
-        sizes = np.full((self.batch_size, 2), self.size_at(epoch), np.int32)
-        view = [crops, sizes, flips]
+        span = self.span(step)
+        count = CROP_DRAWS + 1 + 2 * RAND_AUGMENT_OPERATIONS
+        drawn = uniforms(self.key(epoch, stream=1), np.arange(span.start, span.stop), count)
+        crop, flip, operations, signs = np.split(
+            drawn, [CROP_DRAWS, CROP_DRAWS + 1, CROP_DRAWS + 1 + RAND_AUGMENT_OPERATIONS], axis=1
+        )
+        shape = np.full((self.batch_size, 2), self.size_at(epoch), np.int32)
+        view = [random_resized_crops(crop, sizes), shape, (flip[:, 0] < 0.5).astype(np.int32)]
         if self._resized_here:
-            return [*view, np.zeros_like(sizes)]
+            return [*view, np.zeros_like(shape)]
         if self.augment != "randaugment":
             return view
-        operations = random.random((count, RAND_AUGMENT_OPERATIONS), dtype=np.float32)[ours]
-        signs = random.integers(0, 2, (count, RAND_AUGMENT_OPERATIONS), dtype=np.int32)[ours]
-        return [*view, operations, signs]
+        return [*view, operations.astype(np.float32), (signs < 0.5).astype(np.int32)]
 
     def _drain(self) -> None:
         """Take the batches that an unfinished epoch left in the pipeline out of it."""
@@ -179,16 +208,50 @@ class DaliLoader(OrderedLoader):
                 self._pipeline.reset()
                 return
 
-    def _undecodable(self, chosen: np.ndarray) -> str | None:
-        """Return a line naming the first of the images that PIL cannot decode either, which DALI does not name."""
-        from PIL import Image
 
-        for index in chosen:
-            try:
-                Image.open(io.BytesIO(self.files.read(index).tobytes())).load()
-            except (OSError, SyntaxError, ValueError) as problem:
-                return f"{self.files.names[index]} cannot be decoded ({problem})"
-        return None
+def made_ahead(maker: ThreadPoolExecutor | None, make: Callable[[int], Any], steps: Sequence[int]) -> Iterator[Any]:
+    """Yield `make(step)` for each step, in order; with a `maker` (one thread) the next ones are made meanwhile."""
+    if maker is None:
+        yield from map(make, steps)
+        return
+    waiting: deque[Future[Any]] = deque()
+    left = iter(steps)
+    try:
+        while True:
+            while len(waiting) < MADE_AHEAD and (step := next(left, None)) is not None:
+                waiting.append(maker.submit(make, step))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+
+
+def undecodable(content: Sequence[bytes]) -> list[int]:
+    """The indices of the encoded images that DALI cannot decode, found by halves."""
+    if not content or _decodes(content):
+        return []
+    if len(content) == 1:
+        return [0]
+    half = len(content) // 2
+    return undecodable(content[:half]) + [half + index for index in undecodable(content[half:])]
+
+
+def _decodes(content: Sequence[bytes]) -> bool:
+    fn, types, pipeline_def = _import_dali()
+
+    @pipeline_def(batch_size=len(content), num_threads=1, device_id=None)
+    def pipeline() -> Any:
+        encoded = fn.external_source(lambda: [np.frombuffer(image, np.uint8) for image in content], dtype=types.UINT8)
+        return fn.decoders.image(encoded, adjust_orientation=False)
+
+    try:
+        pipeline().run()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _decoding_pipeline(source: Any, *, augment: str, **options: Any) -> Any:

@@ -1,307 +1,163 @@
-"""Encoded images in class folders or tar shards: where each lies, its label and size, and whether it is whole."""
+"""Encoded images in folders or archives: where each lies, its label and its size, in arrays that ranks can share."""
 
 from __future__ import annotations
 
+import io
 import os
-import struct
-import tarfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-HELD_OUT = ("val", "test", "validation")
-HEAD_BYTES, TAIL_BYTES = 4096, 16
-JPEG_END, PNG_START, PNG_END = b"\xff\xd9", b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+from act_engine.data.headers import (
+    HEAD_BYTES,
+    JPEG_START,
+    PNG_START,
+    TAIL_BYTES,
+    BadImage,
+    as_ppm,
+    image_size,
+    open_other,
+)
+
+# torchvision's, and what else JPEGs are called
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Texts:
+    """N texts in one array of bytes, `[bytes]` uint8, each between its `begins` and `ends`, `[N]`, rising."""
+
+    def __init__(self, data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
+        self.data, self.begins, self.ends = data, begins, ends
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Texts:
+        """Lay out `texts`; bytes that are no UTF-8 come as surrogates and come back so."""
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        edges = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return cls.between(np.frombuffer(b"".join(encoded), np.uint8), edges)
+
+    @classmethod
+    def between(cls, data: np.ndarray, edges: np.ndarray) -> Texts:
+        """Texts that lie in `data` one after the other, between `edges` `[N + 1]`."""
+        return cls(data, edges[:-1], edges[1:])
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def __getitem__(self, index: int) -> str:
+        return self.data[self.begins[index] : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
+
+    def joined(self) -> np.ndarray:
+        """The bytes of all texts one after the other, `[bytes]` uint8; those of texts that `keep` left out are not."""
+        edges = np.zeros(len(self.data) + 1, np.int8)
+        edges[self.begins] += 1
+        edges[self.ends] -= 1
+        return self.data[np.cumsum(edges[:-1], dtype=np.int8).view(bool)]
+
+    def keep(self, kept: np.ndarray) -> Texts:
+        """The texts whose indices are `kept`, rising; the bytes stay where they are."""
+        return Texts(self.data, self.begins[kept], self.ends[kept])
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """N encoded images: image i is `lengths[i]` bytes from `offsets[i]` of `paths[files[i]]`."""
+    """N encoded images: image i is `lengths[i]` bytes from `offsets[i]` of the file `path(i)`."""
 
-    paths: list[str]
-    files: np.ndarray  # [N] int64
+    root: str  # the folder that all lie in
+    containers: tuple[str, ...]  # folders of image files, or archives, relative to root
+    packed: bool  # whether they are archives
+    holders: np.ndarray  # [N] int32, each image's container
+    texts: Texts  # N: file name in its folder, or key in its archive
     offsets: np.ndarray  # [N] int64, bytes
     lengths: np.ndarray  # [N] int64, bytes
-    names: list[str]  # N, what an error message calls the image
+    sizes: np.ndarray  # [N, 2] int32, height and width in pixels
     labels: np.ndarray  # [N] int64
-    sizes: np.ndarray  # [N, 2] int64, height and width; filled in by `checked`
-    classes: list[str] | None = None  # folder names in label order; None for tar shards
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, index: int) -> np.ndarray:
-        """Return the encoded bytes of image `index`, `[length]` uint8."""
-        return np.frombuffer(self.read_part(index, 0, int(self.lengths[index])), np.uint8)
+    @property
+    def names(self) -> list[str]:
+        """What a message calls each image."""
+        return [self.name(index) for index in range(len(self))]
 
-    def read_part(self, index: int, start: int, count: int) -> bytes:
-        """Return up to `count` bytes of image `index` from `start`."""
-        descriptor = os.open(self.paths[self.files[index]], os.O_RDONLY)
-        try:
-            return os.pread(descriptor, count, int(self.offsets[index]) + start)
-        finally:
-            os.close(descriptor)
+    def path(self, index: int) -> str:
+        """The file that holds image `index`."""
+        parts = (self.containers[self.holders[index]], *([] if self.packed else [self.texts[index]]))
+        return os.path.join(self.root, *parts)
+
+    def name(self, index: int) -> str:
+        """What a message calls image `index`."""
+        return f"{self.path(index)}: {self.texts[index]}" if self.packed else self.path(index)
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of image `index`, as a JPEG, a PNG, or of any other kind as a PPM.
+
+        Raises:
+            OSError: the file cannot be read.
+            BadImage: it is another file by now, or PIL cannot decode what has to be a PPM.
+        """
+        length = int(self.lengths[index])
+        content = read_part(self.path(index), int(self.offsets[index]), length + (not self.packed))
+        if len(content) != length:
+            problem = "has fewer" if len(content) < length else "has more"
+            raise BadImage(
+                f"it {problem} than the {length:,} bytes of when it was listed (--data.index renew lists anew)"
+            )
+        if content.startswith((JPEG_START, PNG_START)):
+            return content
+        return ppm_of(content)
+
+    def content(self) -> list[Any]:
+        """What tells these images from others, wherever they lie: names, bytes and sizes in pixels."""
+        names = "\0".join(self.containers).encode("utf-8", "surrogateescape")
+        lengths = self.texts.ends.astype(np.int64) - self.texts.begins.astype(np.int64)
+        pixels, held = self.sizes.astype(np.int64), self.holders.astype(np.int64)
+        return [names, held, self.texts.joined(), lengths, self.lengths.astype(np.int64), pixels]
 
     def keep(self, kept: np.ndarray) -> ImageFiles:
-        """Return the images whose indices are `kept`."""
-        arrays = {name: getattr(self, name)[kept] for name in ("files", "offsets", "lengths", "labels", "sizes")}
-        return replace(self, names=[self.names[index] for index in kept], **arrays)
+        """The images whose indices are `kept`."""
+        columns = ("holders", "offsets", "lengths", "sizes", "labels")
+        return replace(self, texts=self.texts.keep(kept), **{name: getattr(self, name)[kept] for name in columns})
+
+    def relabelled(self, labels: np.ndarray) -> ImageFiles:
+        """The same images with other labels `[N]`."""
+        return replace(self, labels=labels)
 
 
-class BadImage(Exception):
-    """Why an image cannot be used."""
+def inspect(descriptor: int, offset: int = 0, length: int | None = None) -> tuple[int, tuple[int, int]]:
+    """Return the bytes and the (height, width) of an image in an open file; BadImage says what is wrong with it.
 
-
-def split_folders(path: str | None, name: str) -> tuple[Path, Path]:
-    """Return the train folder and the held-out folder (val, test or validation) under `path`."""
-    if path is None:
-        raise ValueError(f"data.path: not given; {name} needs the folder that holds train/ and val/")
-    root = Path(path)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data.path: there is no folder {path}; give the one that holds train/ and val/")
-    held_out = next((root / split for split in HELD_OUT if (root / split).is_dir()), root / HELD_OUT[0])
-    for folder in (root / "train", held_out):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"data.path: {path} has no folder {folder.name}/; it must hold train/ and val/")
-    return root / "train", held_out
-
-
-def class_folders(folder: Path, classes: list[str] | None = None) -> ImageFiles:
-    """List the JPEG and PNG files of `folder/CLASS/`, labelled by the classes' sorted order.
-
-    `classes`, the training classes, fixes the labels of a held-out folder, which must have the same ones. ValueError
-    for an empty, missing or additional class folder.
+    Only its head and tail are read: enough to tell another kind of file, a damaged header and a truncated image.
     """
-    found = sorted(entry.name for entry in _scan(folder) if entry.is_dir() and not entry.name.startswith("."))
-    if not found:
-        raise ValueError(f"data.path: {folder} holds no class folders; put the images into {folder}/CLASS/")
-    for lacking, present, problem in ((found, classes, "lacks"), (classes, found, "has, and train/ lacks,")):
-        odd = sorted(set(present or ()) - set(lacking)) if classes is not None else []
-        if odd:
-            raise ValueError(
-                f"data.path: {folder} {problem} the class folder {odd[0]!r} ({len(odd)} in all); "
-                "both splits need the same classes"
-            )
-    paths: list[str] = []
-    lengths: list[int] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(found):
-        images = [entry for entry in _scan(folder / class_name) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-        images = sorted((entry for entry in images if not entry.name.startswith(".")), key=lambda entry: entry.name)
-        if not images:
-            raise ValueError(
-                f"data.path: the class folder {folder / class_name} holds no image ({', '.join(IMAGE_SUFFIXES)}); "
-                "fill or remove it"
-            )
-        paths += [entry.path for entry in images]
-        lengths += [entry.stat().st_size for entry in images]
-        labels += [label] * len(images)
-    count = len(paths)
-    return ImageFiles(
-        paths=paths,
-        files=np.arange(count),
-        offsets=np.zeros(count, np.int64),
-        lengths=np.array(lengths, np.int64),
-        names=paths,
-        labels=np.array(labels, np.int64),
-        sizes=np.zeros((count, 2), np.int64),
-        classes=found,
-    )
+    head = os.pread(descriptor, HEAD_BYTES if length is None else min(HEAD_BYTES, length), offset)
+    if length is None:  # a file by itself: a small one is known after one call
+        length = len(head) if len(head) < HEAD_BYTES else os.lseek(descriptor, 0, os.SEEK_END)
+    small = length <= len(head)
+    tail = head[-TAIL_BYTES:] if small else os.pread(descriptor, TAIL_BYTES, offset + length - TAIL_BYTES)
+    whole = (lambda: head) if small else (lambda: os.pread(descriptor, length, offset))
+    return length, image_size(head, tail, length, whole)
 
 
-def tar_shards(folder: Path) -> ImageFiles:
-    """List the samples of the WebDataset shards `folder/*.tar`: `KEY.jpg` (jpeg, png) with its label in `KEY.cls`.
-
-    ValueError names the shard and the key where a shard is damaged or compressed, or an image or label is missing.
-    """
-    shards = sorted(str(entry.path) for entry in _scan(folder) if entry.name.endswith(".tar"))
-    if not shards:
-        raise ValueError(f"data.path: {folder} holds no .tar shards")
-    rows: list[tuple[int, int, int, int]] = []  # shard, offset, length, label
-    names: list[str] = []
-    for number, shard in enumerate(shards):
-        for key, parts in _tar_samples(shard).items():
-            missing = [part for part in ("image", "label") if part not in parts]
-            if missing:
-                raise ValueError(f"data.path: {shard}: sample {key!r} has no {missing[0]} ({key}.jpg, {key}.cls)")
-            rows.append((number, *parts["image"], parts["label"]))
-            names.append(f"{shard}: {key}")
-    if not rows:
-        raise ValueError(f"data.path: the shards in {folder} hold no samples")
-    files, offsets, lengths, labels = np.array(rows, np.int64).T
-    return ImageFiles(shards, files, offsets, lengths, names, labels, np.zeros((len(rows), 2), np.int64))
-
-
-def checked(files: ImageFiles, *, bad_images: str, threads: int) -> tuple[ImageFiles, list[str]]:
-    """Return `files` with every image's size, without the bad ones, and a line about each bad one.
-
-    Only the head and the tail of each image are read: enough to tell another kind of file, a damaged header and a
-    truncated image. `bad_images`: "error" raises ValueError naming the first, "skip" leaves them out.
-    """
-    if bad_images not in ("error", "skip"):
-        raise ValueError(f"data.bad_images: {bad_images!r} given; allowed: error, skip")
-
-    def check(indices: np.ndarray) -> list[tuple[int, int] | str]:
-        return [_inspect(files, int(index)) for index in indices]
-
-    chunks = np.array_split(np.arange(len(files)), max(1, len(files) // 256))
-    with ThreadPoolExecutor(threads) as pool:
-        found = [outcome for chunk in pool.map(check, chunks) for outcome in chunk]
-    bad = [outcome for outcome in found if isinstance(outcome, str)]
-    if bad and bad_images == "error":
-        raise ValueError(
-            f"data.path: {bad[0]}; {len(bad)} bad image(s) in all: repair or remove them, or leave them out with "
-            "--data.bad_images skip"
-        )
-    kept = np.array([index for index, outcome in enumerate(found) if not isinstance(outcome, str)], np.int64)
-    if files.classes is not None:
-        lost = sorted(set(range(len(files.classes))) - set(files.labels[kept].tolist()))
-        if lost:
-            raise ValueError(f"data.path: every image of the class {files.classes[lost[0]]!r} is bad; {bad[0]}")
-    if not len(kept):
-        raise ValueError(f"data.path: every image is bad; {bad[0]}")
-    sizes = np.array([outcome for outcome in found if not isinstance(outcome, str)], np.int64)
-    return replace(files.keep(kept), sizes=sizes), bad
-
-
-def require_labels_below(files: ImageFiles, num_classes: int) -> None:
-    """Raise ValueError naming the first image whose label is negative or at least `num_classes`."""
-    wrong = np.flatnonzero((files.labels < 0) | (files.labels >= num_classes))
-    if len(wrong):
-        raise ValueError(
-            f"model.num_classes: {num_classes} given, but {files.names[wrong[0]]} has label {files.labels[wrong[0]]} "
-            f"({len(wrong)} such image(s)); labels must lie in [0, {num_classes})"
-        )
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
+def read_part(path: str, offset: int, count: int) -> bytes:
+    """Up to `count` bytes of a file from `offset`."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except PermissionError:
-        raise ValueError(f"data.path: no permission to read the folder {folder}; change its mode or owner") from None
+        return os.pread(descriptor, count, offset)
+    finally:
+        os.close(descriptor)
 
 
-def _tar_samples(shard: str) -> dict[str, dict[str, tuple[int, int] | int]]:
-    samples: dict[str, dict[str, tuple[int, int] | int]] = {}
+def ppm_of(content: bytes) -> bytes:
+    """An image that DALI does not decode, or not as PIL does, decoded by PIL; BadImage where it cannot be."""
+    from PIL import Image
+
     try:
-        with open(shard, "rb") as file:
-            for name, offset, size in _tar_members(file):
-                folder, _, file_name = name.rpartition("/")
-                stem, _, suffix = file_name.partition(".")
-                parts = samples.setdefault(f"{folder}/{stem}".lstrip("/"), {})
-                if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                    parts["image"] = (offset, size)
-                elif suffix == "cls":
-                    parts["label"] = _label(os.pread(file.fileno(), size, offset), f"{shard}: {name}")
-    except PermissionError:
-        raise ValueError(f"data.path: no permission to read {shard}; change its mode or owner") from None
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"data.path: {shard} is not a whole, uncompressed tar shard ({error})") from None
-    return samples
-
-
-def _tar_members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, offset, bytes) of a tar's files.
-
-    Plain headers, nearly all there are, are read here: the standard library takes minutes for a million. The whole
-    shard is left to it where a header is of another kind (long names, damage).
-    """
-    plain = []
-    position, end = 0, os.fstat(file.fileno()).st_size
-    while position + 512 <= end:
-        header = os.pread(file.fileno(), 512, position)
-        if not header.strip(b"\0"):  # the end marker
-            yield from plain
-            return
-        size = header[124:136].rstrip(b" \0")
-        checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")
-        if header[156:157] not in (b"0", b"\0", b"5") or not size.isdigit() or header[257:262] != b"ustar":
-            break
-        if int(header[148:156].strip(b" \0") or b"0", 8) != checksum:
-            break
-        if header[156:157] != b"5":  # not a folder
-            prefix = header[345:500] if header[257:263] == b"ustar\0" else b""  # GNU's variant keeps other things there
-            name = b"/".join(part for part in (prefix.rstrip(b"\0"), header[:100].rstrip(b"\0")) if part)
-            plain.append((name.decode("utf-8", "surrogateescape"), position + 512, int(size, 8)))
-        position += 512 + -(-int(size, 8) // 512) * 512
-    file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            if member.isfile():
-                yield member.name, member.offset_data, member.size
-
-
-def _label(content: bytes, name: str) -> int:
-    try:
-        return int(content)
-    except ValueError:
-        raise ValueError(f"data.path: {name} holds {content[:20]!r}; a label is one whole number") from None
-
-
-def _inspect(files: ImageFiles, index: int) -> tuple[int, int] | str:
-    """Return (height, width) of image `index`, or a line that names it and says what is wrong with it."""
-    length = int(files.lengths[index])
-    try:
-        head = files.read_part(index, 0, HEAD_BYTES)
-        tail = files.read_part(index, max(0, length - TAIL_BYTES), TAIL_BYTES)
-        return image_size(head, tail, whole=lambda: files.read_part(index, 0, length))
-    except PermissionError:
-        raise ValueError(f"data.path: no permission to read {files.names[index]}; change its mode or owner") from None
-    except BadImage as problem:
-        return f"{files.names[index]}: {problem}"
-
-
-def image_size(head: bytes, tail: bytes, whole: Callable[[], bytes]) -> tuple[int, int]:
-    """Return (height, width) of a whole JPEG or PNG from its first and last bytes; BadImage says what is wrong.
-
-    `whole` reads all of it, for the few whose header is longer than `head` or that have bytes after their end.
-    """
-    if head.startswith(b"\xff\xd8"):
-        try:
-            size, scan = _jpeg_header(head)
-        except IndexError:
-            head = whole()
-            try:
-                size, scan = _jpeg_header(head)
-            except IndexError:
-                raise BadImage("a JPEG that ends within its header") from None
-        if not tail.endswith(JPEG_END) and JPEG_END not in whole()[scan:]:
-            raise BadImage("a truncated JPEG (no end marker)")
-    elif head.startswith(PNG_START):
-        if len(head) < 24:
-            raise BadImage("a PNG that ends within its header")
-        width, height = struct.unpack(">II", head[16:24])
-        size = height, width
-        if not tail.endswith(PNG_END) and PNG_END not in whole():
-            raise BadImage("a truncated PNG (no end chunk)")
-    else:
-        raise BadImage("empty" if not head else "neither a JPEG nor a PNG")
-    if min(size) < 1:
-        raise BadImage(f"its header says {size[0]}x{size[1]} pixels")
-    return size
-
-
-def _jpeg_header(data: bytes) -> tuple[tuple[int, int], int]:
-    """Return ((height, width), offset of the first scan); IndexError where `data` ends before both."""
-    position, size = 2, None
-    while True:
-        if data[position] != 0xFF:
-            raise BadImage("a JPEG with a damaged header")
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        length = data[position + 2] << 8 | data[position + 3]
-        if marker == 0xDA:
-            if size is None:
-                raise BadImage("a JPEG with a damaged header")
-            return size, position
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = data[position + 5] << 8 | data[position + 6], data[position + 7] << 8 | data[position + 8]
-        position += 2 + length
+        native = content.startswith((JPEG_START, PNG_START))
+        return as_ppm(Image.open(io.BytesIO(content)) if native else open_other(content))
+    except BadImage:
+        raise
+    except Exception as problem:
+        raise BadImage(f"it cannot be decoded ({' '.join(str(problem).split())})") from None

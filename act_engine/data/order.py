@@ -78,6 +78,10 @@ class OrderedLoader(ABC):
             return np.arange(self.num_samples)
         return self.random(epoch, stream=0).permutation(self.num_samples)
 
+    def key(self, epoch: int, stream: int) -> int:
+        """Return the 64-bit key of one kind of counted draws (`stream`) of an epoch, as `uniforms` takes it."""
+        return int(self.random(epoch, stream).integers(2**64, dtype=np.uint64))
+
     def random(self, epoch: int, stream: int, step: int = 0) -> np.random.Generator:
         """Return the generator of one kind of draw (`stream`) of an epoch or step: a function of these and the seed."""
         return np.random.default_rng([self.seed, epoch, stream, step])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from act_engine.data.sources import Arrays
+from act_engine.data.registry import Facts, Source
+from act_engine.data.splits import Pictures, Splits
 
 SIDE = 32  # pixels
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
@@ -15,7 +16,7 @@ NOISE = 2 / 255  # standard deviation of each pixel, so that the texture has to 
 CYCLES = ((12, 0), (0, 12), (9, 9), (9, -9), (12, 6))  # of each class's grating across the picture, along x and y
 
 
-def textures(seed: int) -> Arrays:
+def textures(seed: int) -> Splits:
     """Return 2000 training and 1000 test pictures `[N, 32, 32, 1]`, uint8, of five classes, drawn by us from `seed`.
 
     The trade-off between accuracy and robustness of Tsipras et al., "Robustness May Be at Odds with Accuracy" (ICLR
@@ -29,11 +30,14 @@ def textures(seed: int) -> Arrays:
     So a classifier that reads the gratings can be right nearly always and withstands nothing, and one that withstands
     such perturbations can be right on about 75 % of the pictures at most.
     """
-    splits = [_pictures(count, np.random.default_rng([seed, split])) for split, count in enumerate((TRAIN, TEST))]
-    return Arrays(*splits[0], *splits[1], num_classes=len(SHAPES))
+    train, test = (_pictures(count, np.random.default_rng([seed, split])) for split, count in enumerate((TRAIN, TEST)))
+    return Splits(train, test, num_classes=len(SHAPES))
 
 
-def _pictures(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+SOURCES = (Source("textures", textures, Facts(TRAIN, len(SHAPES), (1, SIDE, SIDE))),)
+
+
+def _pictures(count: int, random: np.random.Generator) -> Pictures:
     classes = len(SHAPES)
     labels = random.permutation(np.arange(count) % classes)
     other = (labels + random.integers(1, classes, count)) % classes
@@ -53,7 +57,7 @@ def _pictures(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.n
     )
     images = ground[:, None, None] + contrast[:, None, None] * inside + AMPLITUDE * wave
     images += NOISE * random.standard_normal(images.shape)
-    return np.rint(images * 255).astype(np.uint8)[..., None], labels
+    return Pictures(np.rint(images * 255).astype(np.uint8)[..., None], labels)
 
 
 def _shapes(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:

@@ -3,22 +3,24 @@
 from act_engine.evaluation.accuracy import Accuracy, evaluate
 from act_engine.evaluation.attacks import PGDAttack, RandomNoise, Transfer
 from act_engine.evaluation.interval import wilson
-from act_engine.evaluation.runs import Run, check_evaluation, evaluate_models, load_run
+from act_engine.evaluation.measure import check_evaluation, evaluate_models, find_evaluation
+from act_engine.evaluation.premises import PremiseError, PremiseWarning
 from act_engine.evaluation.samples import adversarial_images, sample_images
 from act_engine.evaluation.table import format_table
 
 __all__ = [
     "Accuracy",
     "PGDAttack",
+    "PremiseError",
+    "PremiseWarning",
     "RandomNoise",
-    "Run",
     "Transfer",
     "adversarial_images",
     "check_evaluation",
     "evaluate",
     "evaluate_models",
+    "find_evaluation",
     "format_table",
-    "load_run",
     "sample_images",
     "wilson",
 ]

@@ -1,6 +1,8 @@
 """Counting the images that a model gets right: clean, and under each of several attacks."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +10,21 @@ from torch import Tensor, nn
 
 from act_engine.attack import AttackView
 from act_engine.evaluation.attacks import EvaluationAttack, Place
+from act_engine.evaluation.premises import (
+    ATTACKED,
+    BEHAVIOUR,
+    PremiseWarning,
+    Record,
+    WatchedView,
+    behaviour,
+    check_batch,
+    check_model,
+    check_values,
+    is_right,
+    once_each,
+    rounding,
+    sentences,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,8 @@ class Accuracy:
     """Images right after each stage of an attack."""
     beaten: Mapping[str, int] = field(default_factory=dict)
     """Images that withstand the attack ``"robust"`` and fall to another: to none of them, if ``"robust"`` is strong."""
+    warnings: tuple[str, ...] = ()
+    """Why the figures may not mean what they seem to mean, each a sentence; those of `premises`, and the attacks'."""
 
     @property
     def samples(self) -> int:
@@ -47,6 +66,11 @@ class Accuracy:
         return None if self.robust is None else self.robust / self.samples
 
 
+def _warn(text: str) -> None:
+    warnings.warn(text, PremiseWarning, stacklevel=4)  # at the caller of `evaluate`
+
+
+@torch.inference_mode(False)  # in which there are no gradients
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -57,7 +81,9 @@ def evaluate(
     first: int = 0,
     total: int | None = None,
     sum_over_ranks: Callable[[Sequence[int]], list[int]] = list,
+    together: Callable[[], AbstractContextManager] = nullcontext,
     on_batch: Callable[[int], None] = lambda images: None,
+    warn: Callable[[str], None] = _warn,
 ) -> Accuracy:
     """Measure a model over (images [B, C, H, W], labels [B]) batches; every attack starts from those right when clean.
 
@@ -69,30 +95,67 @@ def evaluate(
         first: place of the first image in the data set, for a process that holds a later part of it.
         total: images in the whole data set; None: the batches hold all of it, or its end.
         sum_over_ranks: adds up counts over the processes that measure a part each; entered after the last batch.
+        together: holds the first batch's checks, so that all processes hear of an error in one of them.
         on_batch: told the number of images done after each batch.
+        warn: told each of the result's warnings at the end; if not given, each is a `PremiseWarning` of Python's.
 
     Raises:
-        ValueError: there are no images.
+        PremiseError: images, labels or the model's outputs are not of the form above.
+        ValueError: there are no images, or too few classes for an attack.
     """
     attacks = {**({} if attack is None else {"robust": attack}), **(controls or {})}
     view = AttackView(model)
     counts: _Counts | None = None
+    said: list[str] = []
     position = first
-    for images, labels in batches:
-        with torch.no_grad():
-            logits = view(images)
-        counts = counts or _Counts(logits.shape[1], attacks)
-        clean = logits.argmax(1) == labels
-        place = Place(position, total, seed)
-        counts.add(labels, clean, {name: run(view, images, labels, clean, place) for name, run in attacks.items()})
-        position += len(labels)
-        on_batch(len(labels))
+    checked = _checked(model, view, batches, first)
+    with view.ready():
+        with together():  # what is wrong with the first batch is wrong with all of them
+            batch = next(checked, None)
+        while batch is not None:
+            images, labels, logits, dark, found = batch
+            if counts is None:
+                counts = _Counts(logits.shape[1], attacks)
+                counts.begin(found)
+            clean = is_right(logits, labels)
+            place, record = Place(position, total, seed), Record()
+            watched = WatchedView(view, record)
+            masks = {name: run(watched, images, labels, clean, place) for name, run in attacks.items()}
+            counts.add(labels, clean, masks, dark, record)
+            said = once_each([*said, *record.warnings])
+            position += len(labels)
+            on_batch(len(labels))
+            batch = next(checked, None)
     classes, holders = sum_over_ranks([0, 0] if counts is None else [counts.classes, 1])
     if not holders:
         raise ValueError("the evaluation data is empty")
     counts = counts or _Counts(classes // holders, attacks)
     counts.values = sum_over_ranks(counts.values)
-    return counts.result()
+    measured = counts.result(said)
+    for text in measured.warnings:
+        warn(text)
+    return measured
+
+
+def _checked(
+    model: nn.Module, view: AttackView, batches: Iterable[tuple[Tensor, Tensor]], position: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int, list[int]]]:
+    """The batches that hold images, with their clean logits, what is dark of them, and the model's `behaviour`."""
+    found: list[int] = []
+    for given in batches:
+        images, labels = check_batch(*given)
+        if not len(labels):
+            continue
+        if images.is_inference():
+            images, labels = images.clone(), labels.clone()
+        dtype = None if found else check_model(model, images)
+        with torch.no_grad():
+            logits = view(images)
+        dark = check_values(images, labels, logits, position)
+        if dtype is not None:
+            found = behaviour(view, images, logits, rounding(dtype, images.device))
+        yield images, labels, logits, dark, found
+        position += len(labels)
 
 
 class _Counts:
@@ -103,23 +166,31 @@ class _Counts:
         self._stages = {name: attack.stages for name, attack in attacks.items()}
         self._others = [name for name in attacks if name != "robust"] if "robust" in attacks else []
         width = classes * (2 + len(attacks)) + sum(self._stages.values()) + len(self._others)
-        self.values = [0] * width
+        self.values = [0] * (len(BEHAVIOUR) + 1 + len(ATTACKED) + width)
 
-    def add(self, labels: Tensor, clean: Tensor, masks: Mapping[str, Tensor]) -> None:
+    def begin(self, behaviour: Sequence[int]) -> None:
+        """Note what was found out about the model beforehand."""
+        self.values[: len(BEHAVIOUR)] = behaviour
+
+    def add(self, labels: Tensor, clean: Tensor, masks: Mapping[str, Tensor], dark: int, record: Record) -> None:
         """Count a batch: its labels [B], which are right clean [B] and after each attack's stages [stages, B]."""
         rows = [torch.ones_like(clean), clean, *(mask[-1] for mask in masks.values())]
-        parts = [torch.bincount(labels[row], minlength=self.classes) for row in rows]
+        parts = [torch.as_tensor([count], device=labels.device) for count in record.counts()]
+        parts += [torch.bincount(labels[row], minlength=self.classes) for row in rows]
         parts += [mask.sum(1) for mask in masks.values()]
         parts += [(masks["robust"][-1] & ~masks[name][-1]).sum()[None] for name in self._others]
-        self.values = [a + b for a, b in zip(self.values, torch.cat(parts).tolist(), strict=True)]
+        batch = [0] * len(BEHAVIOUR) + [dark, *torch.cat(parts).tolist()]
+        self.values = [a + b for a, b in zip(self.values, batch, strict=True)]
 
-    def result(self) -> Accuracy:
+    def result(self, said: Sequence[str]) -> Accuracy:
         values = iter(self.values)
 
         def take(count: int) -> tuple[int, ...]:
             return tuple(next(values) for _ in range(count))
 
+        premises = {name: next(values) for name in (*BEHAVIOUR, "dark", *ATTACKED)}
         images = take(self.classes)
         right = {name: take(self.classes) for name in ("clean", *self._stages)}
         stages = {name: take(count) for name, count in self._stages.items()}
-        return Accuracy(images, right, stages, {name: next(values) for name in self._others})
+        beaten = {name: next(values) for name in self._others}
+        return Accuracy(images, right, stages, beaten, (*sentences(premises, sum(images)), *said))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from act_engine.attack import AttackView
 from act_engine.evaluation.accuracy import Accuracy
 from act_engine.evaluation.attacks import PGDAttack, Place, RandomNoise
+from act_engine.evaluation.premises import WatchedView
 from act_engine.evaluation.subset import chosen
 
 LOST = 0.01  # share of all images
@@ -31,6 +31,8 @@ class RadiiProbe:
     """The radius of a ball that holds all images: 1 for linf, the square root of their number of values for l2."""
     images: int = 100
     steps: int = 20
+    loss: str = "ce"
+    """Of that PGD: the evaluation's own, whose gradient is in question."""
     radii: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,13 +45,13 @@ class RadiiProbe:
     def stages(self) -> int:
         return 1 + 2 * len(self.radii)
 
-    def __call__(self, view: AttackView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
+    def __call__(self, view: WatchedView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
         if place.total is not None:
             survives = survives & chosen(place.first, len(y), self.images, place.total).to(y.device)
         noisy, guided = [survives], [survives]
         for radius in self.radii:
             noise = RandomNoise(radius, self.norm, draws=1, stream=0)
-            pgd = PGDAttack(radius, 2.5 * radius / self.steps, self.steps, 1, self.norm)
+            pgd = PGDAttack(radius, 2.5 * radius / self.steps, self.steps, 1, self.norm, self.loss)
             noisy.append(noise(view, x, y, noisy[-1], place)[-1])
             guided.append(pgd(view, x, y, guided[-1], place)[-1])
         return torch.stack([survives, *noisy[1:], *guided[1:]])

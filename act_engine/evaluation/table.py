@@ -11,6 +11,10 @@ COLUMNS = {
     "noise_accuracy": "noise %",
 }
 
+NAMES = {"pgd": "PGD", "autoattack": "AutoAttack", "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab": "FAB"}
+NAMES |= {"fab-t": "FAB-T", "square": "Square"}
+"""What attacks are called, by the setting evaluate.attack."""
+
 
 def format_table(evaluation: Mapping[str, Any]) -> str:
     """The models' accuracies with their 95 % intervals, what they were measured with, and the warnings."""
@@ -26,6 +30,12 @@ def format_table(evaluation: Mapping[str, Any]) -> str:
     attack = evaluation["attack"]
     robust = f"; robust: {describe_attack(attack)}" if attack else ""
     lines.append(f"{evaluation['samples']} test images, 95 % intervals{robust}")
+    selected = evaluation.get("selection")
+    if selected:
+        lines.append(
+            f"exported: after step {selected['step']} of {selected['last_step']}, the best on {selected['images']} "
+            f"held-out training images ({100 * selected['accuracy']:.1f} %)"
+        )
     if evaluation.get("source"):
         lines.append(f"transfer: from {evaluation['source']}")
     for name, model in models.items():
@@ -54,9 +64,10 @@ def _worst_class(model: Mapping[str, Any]) -> str:
 
 def describe_attack(attack: Mapping[str, Any]) -> str:
     """The ``attack`` of evaluation.json in words."""
-    if attack["name"] == "autoattack":
-        text = f"AutoAttack {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
-        return f"{text}; PGD beside it: {_pgd(attack['pgd'])}"
+    if attack["name"] != "pgd":
+        name = NAMES[attack["name"]]
+        text = f"{name} {attack['version']} ({attack['norm']}, eps {attack['eps']:.4g})"
+        return f"{text}; PGD beside it: {_pgd(attack['pgd'])}" if attack["pgd"] else text
     return _pgd(attack)
 
 

@@ -13,11 +13,11 @@ import yaml
 from act_engine.config import to_mapping
 from act_engine.evaluation import wilson
 from act_engine.evaluation.table import COLUMNS, describe_attack
-from act_engine.methods import method_label
-from act_engine.plotting import THEMES
 from act_engine.reporting import plots
 from act_engine.reporting.measure import EPS_STEPS, MeasuredRun
-from act_engine.runfolder import write_text
+from act_engine.reporting.plotting import THEMES
+from act_engine.runs.folder import write_text
+from act_engine.runs.methods import method_label
 
 STYLE = """
 :root { color-scheme: light dark; --ink: LIGHT_INK; --paper: LIGHT_PAPER; --line: LIGHT_GRID; --soft: #57606a; }

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from act_engine.config import AnalysisConfig, Config, from_mapping, to_mapping
-from act_engine.methods import deployed_model
-from act_engine.runfolder import ENVIRONMENT, EVALUATION, digest, measured_once
-from act_engine.studies.plan import METHODS, Study, base_config, config_text, configure, in_search
+from act_engine.runs.folder import ENVIRONMENT, EVALUATION, MEASURED, digest, measured_once
+from act_engine.runs.methods import deployed_model
+from act_engine.studies.protocol import METHODS, Study, base_config, config_text, configure, in_search
 
 
 def run_study(
@@ -116,12 +116,14 @@ def decoded(base: Config, output: Path) -> Config:
     if not file.exists():
         import numpy as np
 
-        from act_engine.data import sources
+        from act_engine.data.cifar import cifar
 
-        arrays, _ = sources.cifar(name, base.data.path, download=False, workers=base.data.workers, bad_images="error")
+        data = cifar(name, base.data.path, download=False, workers=base.data.workers, bad_images="error")
+        arrays = {"train_images": data.train.images, "train_labels": data.train.labels}
+        arrays |= {"test_images": data.test.images, "test_labels": data.test.labels}
         output.mkdir(parents=True, exist_ok=True)
         partial = output / f".{name}.partial.npz"
-        np.savez(partial, **{part: getattr(arrays, part) for part in arrays._fields if part != "num_classes"})
+        np.savez(partial, **arrays)
         os.replace(partial, file)
     augment = base.data.augment or "crop_flip"
     return dataclasses.replace(base, data=dataclasses.replace(base.data, name="npz", path=str(file), augment=augment))
@@ -130,7 +132,7 @@ def decoded(base: Config, output: Path) -> Config:
 def train_run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The evaluation of the run of `config` in `folder`: trained, or gone on with, if it has none yet."""
     if not (folder / EVALUATION).exists():
-        from act_engine.trainer import Trainer
+        from act_engine.training.trainer import Trainer
 
         with _logged(folder):
             code = Trainer(from_mapping(config), folder).run()
@@ -141,7 +143,8 @@ def train_run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def autoattack_run(folder: Path, images: int) -> dict[str, Any]:
     """AutoAttack's accuracy, in [0, 1], on a finished run's deployed model; kept, and gone on with, in its folder."""
-    from act_engine.evaluation import evaluate_models, load_run
+    from act_engine.evaluation import evaluate_models
+    from act_engine.runs.load import load_run
 
     world = _world(folder)
     run = load_run(folder, world, whole=True)
@@ -158,7 +161,7 @@ def autoattack_run(folder: Path, images: int) -> dict[str, Any]:
             settings,
             seed=0,
             world=world,
-            state=folder / "autoattack",
+            state=folder / MEASURED,
             whole=True,
         )
         return {"accuracy": evaluation["models"][name]["robust_accuracy"], "samples": evaluation["samples"]}
@@ -171,7 +174,7 @@ def autoattack_run(folder: Path, images: int) -> dict[str, Any]:
 def analyze_run(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The three analyses of a finished run, kept in its folder."""
     from act_engine.analysis.runs import analyze
-    from act_engine.evaluation import load_run
+    from act_engine.runs.load import load_run
 
     run = load_run(folder, _world(folder))
     with _logged(folder):
@@ -211,9 +214,9 @@ def _end_with_the_study() -> None:
 
 
 def _world(folder: Path) -> Any:
-    from act_engine.environment import pick_device
     from act_engine.parallel import connect
-    from act_engine.runfolder import read_config
+    from act_engine.runs.environment import pick_device
+    from act_engine.runs.folder import read_config
 
     return connect(pick_device(read_config(folder).train.device))
 

@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from act_engine.analysis.runs import table_rows
 from act_engine.evaluation.table import describe_attack
-from act_engine.plotting import color, draw, marker
-from act_engine.statistics import mean_and_deviation
-from act_engine.studies.plan import METHODS
+from act_engine.reporting.analysis import table_rows
+from act_engine.reporting.numbers import mean_and_deviation
+from act_engine.reporting.plotting import color, draw, marker
+from act_engine.studies.protocol import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

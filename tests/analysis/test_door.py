@@ -8,7 +8,7 @@ import pytest
 
 from act_engine import analyze as door
 from act_engine.config import from_mapping
-from act_engine.trainer import Trainer
+from act_engine.training.trainer import Trainer
 
 SETTINGS = ["--samples", "24", "--draws", "1", "--epochs", "1", "--classes", "5", "--sigmas", "0,0.2"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from act_engine.analysis.flatness import measure_flatness, noisy_performance, predictive_entropy, top_eigenvalue
 from act_engine.data import Batch, build_data
-from act_engine.parallel.learner import Learner, deployed
+from act_engine.learners.learner import Learner, deployed
 
 
 def test_entropy_of_known_predictions():

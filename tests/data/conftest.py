@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from act_engine.data.samples import tree_to_shards, write_tree
+from act_engine.data.sample_tree import tree_to_shards, write_tree
 
 
 @pytest.fixture(scope="session")

@@ -121,5 +121,5 @@ def test_crop_flip_is_torch_padding_cropping_and_flipping():
 
 
 def test_unknown_data_set_names_the_nearest():
-    with pytest.raises(ValueError, match=r"data\.name: unknown data set 'digit'; did you mean 'digits'"):
+    with pytest.raises(ValueError, match=r"data\.name: got 'digit'; allowed: digits, .*; did you mean 'digits'"):
         build_data("digit", batch_size=8)

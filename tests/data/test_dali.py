@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import transforms
 
 from act_engine.data import Batch, build_data
-from act_engine.data.files import class_folders
+from act_engine.data.image_folder import list_class_folders
 from act_engine.models import build_model
 
 SOURCES = ("image_folder", "webdataset")
@@ -131,7 +131,7 @@ def torchvision_view(resize: int, crop: int) -> transforms.Compose:
 def test_the_evaluation_view_is_torchvisions(paths, image_tree: Path):
     view = torchvision_view(55, 48)
     shown = torch.cat([batch.images for batch in build(paths).test.epoch(0)]).permute(0, 2, 3, 1).numpy()
-    names = class_folders(image_tree / "val").names
+    names = list_class_folders(image_tree / "val").files.names
     expected = np.stack([np.asarray(view(Image.open(name).convert("RGB"))) for name in names])
     difference = np.abs(shown.astype(int) - expected.astype(int))
     assert difference.mean() < 0.3  # of 255: the two resizes round differently
@@ -152,12 +152,17 @@ def test_evaluation_agrees_with_a_pil_loop(paths, image_tree: Path):
             optimizer.step()
     model.eval()
     view = transforms.Compose([torchvision_view(55, 48), transforms.ToTensor()])
-    names = class_folders(image_tree / "val").names
+    names = list_class_folders(image_tree / "val").files.names
     with torch.no_grad():
         ours = torch.cat([model(images.float() / 255) for images, _ in data.test.epoch(0)])
         theirs = torch.cat([model(view(Image.open(name).convert("RGB"))[None]) for name in names])
-    assert torch.equal(ours.argmax(1), theirs.argmax(1))
+    # The pixels differ by up to 2 of 255 (the test above), the logits by less than 0.05 and 5 % of their size; where
+    # the two likeliest classes lie further apart than twice that, both loops must name the same one.
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+    best, second = theirs.topk(2).values.unbind(1)
+    told = best - second > 2 * (0.05 + 0.05 * theirs.abs().amax(1))
+    assert told.any()
+    assert torch.equal(ours.argmax(1)[told], theirs.argmax(1)[told])
 
 
 def test_the_training_view_is_a_resized_crop(paths, image_tree: Path):
@@ -165,7 +170,7 @@ def test_the_training_view_is_a_resized_crop(paths, image_tree: Path):
     loader = build(paths).train
     batch = next(loader.epoch(0))
     order = loader.positions(0)
-    crops, _, flips, _ = loader._draw(0, 0, order)
+    crops, _, flips, _ = loader._draw(0, 0, loader.files.sizes[order[:8]])
     for row, index in enumerate(order[:8]):
         top, left, height, width = (int(side) for side in crops[row])
         picture = Image.open(loader.files.names[index]).crop((left, top, left + width, top + height))
@@ -176,7 +181,7 @@ def test_the_training_view_is_a_resized_crop(paths, image_tree: Path):
 
 def test_a_tree_in_memory_holds_the_pictures_that_dali_streams(tmp_path: Path, image_tree: Path):
     """CIFAR-10 as a JPEG tree: ten class folders, decoded once, against the same tree streamed."""
-    source = class_folders(image_tree / "train").names
+    source = list_class_folders(image_tree / "train").files.names
     for number in range(30):
         target = tmp_path / ("train" if number < 20 else "test") / f"class_{number % 10}" / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +199,7 @@ def test_a_tree_in_memory_holds_the_pictures_that_dali_streams(tmp_path: Path, i
 
 
 def test_memory_does_not_grow_with_the_epochs(paths):
-    """20 epochs after a warm-up; keeping one batch of each would cost 12 MiB."""
+    """Keeping a batch of each of 20 epochs would cost 12 MiB, every time; an allocator's own growth comes to an end."""
     loader = build(paths, image_size=160).train
 
     def resident(epochs: range) -> int:
@@ -203,22 +208,28 @@ def test_memory_does_not_grow_with_the_epochs(paths):
                 pass
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
-    warm = resident(range(8))
-    assert resident(range(8, 28)) - warm < 6 * 2**20
+    before, grown = resident(range(8)), []
+    for first in (8, 28, 48):
+        after = resident(range(first, first + 20))
+        grown.append(after - before)
+        before = after
+        if grown[-1] < 6 * 2**20:
+            break
+    assert grown[-1] < 6 * 2**20, grown
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, r"data\.image_size: 0 given"),
-        ({"eval_resize": 40}, r"data\.eval_resize: 40 given; it must be at least data\.image_size, 48"),
-        ({"train_sizes": (32, 48)}, r"data\.train_size_epochs: \[\] given; .* needs 1 epoch"),
-        ({"train_sizes": (8, 9, 10), "train_size_epochs": (5, 5)}, r"data\.train_size_epochs: .* must rise"),
-        ({"augment": "crop_flip"}, r"data\.augment: 'crop_flip' given; image_folder allows resized_crop_flip"),
-        ({"workers": 0}, r"data\.workers: 0 given"),
+        ({"image_size": 0}, r"data\.image_size: got 0"),
+        ({"eval_resize": 40}, r"data\.eval_resize: got 40; allowed: data\.image_size, 48, or more"),
+        ({"train_sizes": (32, 48)}, r"data\.train_size_epochs: got \[\]; .* needs 1 epoch"),
+        ({"train_sizes": (8, 9, 10), "train_size_epochs": (5, 5)}, r"data\.train_size_epochs: .* rise"),
+        ({"augment": "crop_flip"}, r"data\.augment: got 'crop_flip'; allowed with image_folder: resized_crop_flip"),
+        ({"workers": 0}, r"data\.workers: got 0"),
         ({"batch_size": 45}, r"data\.batch_size: 45 on each of 1 process.* more than the 44 training images"),
-        ({"num_classes": 3}, r"model\.num_classes: 3 given, but .*class_3.* has label 3"),
-        ({"bad_images": "ignore"}, r"data\.bad_images: 'ignore' given; allowed: error, skip"),
+        ({"num_classes": 3}, r"model\.num_classes: got 3; image_folder has 4 classes"),
+        ({"bad_images": "ignore"}, r"data\.bad_images: got 'ignore'; allowed: error, skip"),
     ],
 )
 def test_settings_that_cannot_be(paths, options: dict, message: str):

@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from act_engine.data import build_data
-from act_engine.data.files import checked, class_folders, tar_shards
+from act_engine.data.image_folder import list_class_folders
+from act_engine.data.sample_tree import tree_to_shards, write_tree
+from act_engine.data.webdataset import list_shards
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def tree(image_tree: Path, tmp_path: Path) -> Path:
 
 
 def build(path: Path, name: str = "image_folder", **options):
-    return build_data(name, path=str(path), batch_size=4, image_size=32, **options)
+    return build_data(name, path=str(path), batch_size=4, image_size=32, index="off", **options)
 
 
 def truncated(picture: Path) -> bytes:
@@ -37,7 +39,7 @@ def truncated(picture: Path) -> bytes:
 BAD = {
     "truncated JPEG": (truncated, "a truncated JPEG"),
     "JPEG cut in its header": (lambda picture: picture.read_bytes()[:30], "a JPEG that ends within its header"),
-    "text": (lambda picture: b"not a picture\n", "neither a JPEG nor a PNG"),
+    "text": (lambda picture: b"not a picture\n", "neither a JPEG nor a PNG, nor another kind"),
     "empty": (lambda picture: b"", "empty"),
     "truncated PNG": (lambda picture: as_png(picture)[:-30], "a truncated PNG"),
     "JPEG of no pixels": (lambda picture: with_height(picture, 0), "its header says 0x"),
@@ -82,24 +84,69 @@ def test_bad_images_are_reported(tree: Path, caplog: pytest.LogCaptureFixture):
 
 
 def test_a_bad_image_in_a_shard_is_named(tree: Path, tmp_path: Path):
-    from act_engine.data.samples import tree_to_shards
-
-    picture = tree / "train" / "class_0" / "0003.jpg"
-    picture.write_bytes(truncated(picture))
     shards = tree_to_shards(tree, tmp_path / "shards", samples_per_shard=9)
-    with pytest.raises(ValueError, match=r"data\.path: .*000000\.tar: 00000003: a truncated JPEG"):
+    picture = tree / "train" / "class_0" / "0003.jpg"
+    shard(shards / "train" / "more.tar", {"bad.jpg": truncated(picture), "bad.cls": b"1"})
+    with pytest.raises(ValueError, match=r"data\.path: .*more\.tar: bad: a truncated JPEG"):
         build(shards, "webdataset")
-    assert build(shards, "webdataset", bad_images="skip").train.num_samples == 43
+    assert build(shards, "webdataset", bad_images="skip").train.num_samples == 44
 
 
-def test_damage_that_only_decoding_finds_names_the_file(tree: Path):
-    picture = tree / "val" / "class_1" / "0001.jpg"
+def damaged_png(picture: Path) -> bytes:
+    """Zeros within the pixels: head and tail say nothing of it."""
     content = as_png(picture)
     start = content.index(b"IDAT") + 4
-    picture.write_bytes(content[:start] + b"\0" * 200 + content[start + 200 :])
+    return content[:start] + b"\0" * 200 + content[start + 200 :]
+
+
+def bad_huffman_table(picture: Path) -> bytes:
+    content = bytearray(picture.read_bytes())
+    table = content.index(b"\xff\xc4") + 5
+    content[table : table + 16] = bytes([255] * 16)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [damaged_png, bad_huffman_table])
+def test_damage_that_only_decoding_finds_names_the_file(tree: Path, spoil):
+    picture = tree / "val" / "class_1" / "0001.jpg"
+    picture.write_bytes(spoil(picture))
     data = build(tree)
-    with pytest.raises(ValueError, match=r"data\.path: .*val/class_1/0001\.jpg cannot be decoded"):
+    with pytest.raises(ValueError, match=r"data\.path: .*val/class_1/0001\.jpg: it cannot be decoded.*bad_images skip"):
         list(data.test.epoch(0))
+
+
+@pytest.mark.parametrize("vanished", [False, True])
+def test_damage_found_in_mid_run_is_replaced_when_asked(tree: Path, vanished: bool, caplog: pytest.LogCaptureFixture):
+    """The other images stay as they are, and so does the resumed epoch."""
+    whole = [batch.images for batch in build(tree).train.epoch(0)]
+    data = build(tree, bad_images="skip")
+    picture = Path(data.train.files.name(int(data.train.positions(0)[9])))
+    if vanished:
+        picture.unlink()
+    else:
+        picture.write_bytes(damaged_png(picture))
+        data = build(tree, bad_images="skip")
+    batches = list(data.train.epoch(0))
+    assert f"{picture.parent.name}/{picture.name}" in caplog.text
+    assert "1 replaced so far" in caplog.text
+    assert list(data.train.replaced) == [str(picture)]
+    for step, (shown, before) in enumerate(zip(batches, whole, strict=True)):
+        same = (shown.images == before).flatten(1).all(1)
+        assert same.tolist() == [(step, row) != (2, 1) for row in range(4)]
+    resumed = build(tree, bad_images="skip").train if not vanished else data.train
+    resumed.load_state_dict({**resumed.state_dict(), "epoch": 0, "step": 2})
+    assert torch.equal(next(resumed.epoch(0)).images, batches[2].images)
+
+
+def test_what_dali_cannot_decode_and_pil_can_has_pils_pixels(tree: Path):
+    """A PNG with a wrong checksum in a chunk of text, which PIL passes over."""
+    path = tree / "val" / "class_0" / "0000.jpg"
+    content = as_png(path)
+    chunk = b"tEXt" + b"note\0wrong"
+    path.write_bytes(content[:33] + len(chunk[4:]).to_bytes(4, "big") + chunk + b"\0\0\0\0" + content[33:])
+    shown = next(build(tree, eval_resize=32).test.epoch(0)).images[0]
+    path.write_bytes(content)
+    assert torch.equal(shown, next(build(tree, eval_resize=32).test.epoch(0)).images[0])
 
 
 def greyscale(picture: Image.Image) -> tuple[Image.Image, str]:
@@ -165,7 +212,7 @@ def test_exif_orientation_is_left_alone_as_torchvision_does(tree: Path):
 def test_folders_that_cannot_be(tree: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"data\.path: there is no folder .*nowhere"):
         build(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"data\.path: not given; image_folder needs the folder"):
+    with pytest.raises(ValueError, match=r"data\.path: got None; image_folder needs the folder"):
         build_data("image_folder", batch_size=1)
     shutil.move(tree / "val", tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"has no folder val/"):
@@ -215,41 +262,41 @@ def shard(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 def test_shards_that_cannot_be(tmp_path: Path, image_tree: Path):
     picture = (image_tree / "train" / "class_0" / "0000.jpg").read_bytes()
     path = tmp_path / "0.tar"
-    with pytest.raises(ValueError, match=r"holds no \.tar shards"):
-        tar_shards(tmp_path)
     shard(path, {"a.jpg": picture, "a.cls": b"0", "b.jpg": picture})
     with pytest.raises(ValueError, match=r"0\.tar: sample 'b' has no label"):
-        tar_shards(tmp_path)
+        list_shards(tmp_path, ["0.tar"])
     shard(path, {"a.cls": b"0"})
     with pytest.raises(ValueError, match=r"0\.tar: sample 'a' has no image"):
-        tar_shards(tmp_path)
+        list_shards(tmp_path, ["0.tar"])
     shard(path, {"a.jpg": picture, "a.cls": b"cat"})
     with pytest.raises(ValueError, match=r"0\.tar: a\.cls holds b'cat'; a label is one whole number"):
-        tar_shards(tmp_path)
+        list_shards(tmp_path, ["0.tar"])
     shard(path, {"a.jpg": picture, "a.cls": b"0"}, mode="w:gz")
     with pytest.raises(ValueError, match=r"0\.tar is not a whole, uncompressed tar shard"):
-        tar_shards(tmp_path)
+        list_shards(tmp_path, ["0.tar"])
     whole = shard(path, {"a.jpg": picture, "a.cls": b"0", "b.jpg": picture, "b.cls": b"0"}).read_bytes()
     path.write_bytes(whole[: len(picture) + 2500])
     with pytest.raises(ValueError, match=r"0\.tar"):
-        checked(tar_shards(tmp_path), bad_images="error", threads=1)
+        list_shards(tmp_path, ["0.tar"])
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("folder", ["", "a/", "long" * 30 + "/", "bär/", "l" * 90 + "/" + "m" * 60 + "/"])
-def test_shards_of_every_tar_format(tmp_path: Path, tar_format: int, folder: str):
+def test_shards_of_every_tar_format(tmp_path: Path, image_tree: Path, tar_format: int, folder: str):
+    picture = (image_tree / "train" / "class_0" / "0000.jpg").read_bytes()
+    contents = [picture[:2] + b"\xff\xfe\x00\x03" + bytes([number]) + picture[2:] for number in range(3)]
     with tarfile.open(tmp_path / "0.tar", "w", format=tar_format) as archive:
         directory = tarfile.TarInfo("a")
         directory.type = tarfile.DIRTYPE
         archive.addfile(directory)
-        for number in range(3):
-            for name, content in ((f"{folder}{number}.jpg", b"J" * (700 + number)), (f"{folder}{number}.cls", b"7")):
+        for number, content in enumerate(contents):
+            for name, part in ((f"{folder}{number}.jpg", content), (f"{folder}{number}.cls", b"7")):
                 member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    files = tar_shards(tmp_path)
+                member.size = len(part)
+                archive.addfile(member, io.BytesIO(part))
+    files = list_shards(tmp_path, ["0.tar"]).files
     assert [name.split(": ")[1] for name in files.names] == [f"{folder}{number}" for number in range(3)]
-    assert [files.read(number).tobytes() for number in range(3)] == [b"J" * (700 + number) for number in range(3)]
+    assert [files.read(number) for number in range(3)] == contents
     assert files.labels.tolist() == [7, 7, 7]
 
 
@@ -257,8 +304,8 @@ def test_labels_in_shards_below_num_classes(tmp_path: Path, image_tree: Path):
     picture = (image_tree / "train" / "class_0" / "0000.jpg").read_bytes()
     for split, label in (("train", b"1"), ("val", b"2")):
         shard(tmp_path / split / "0.tar", {"x/a.jpg": picture, "x/a.cls": b"0", "x/b.jpg": picture, "x/b.cls": label})
-    with pytest.raises(ValueError, match=r"model\.num_classes: 2 given, but .*val/0\.tar: x/b has label 2"):
-        build_data("webdataset", path=str(tmp_path), batch_size=1)
+    with pytest.raises(ValueError, match=r"model\.num_classes: got 2, but .*val/0\.tar: x/b has label 2"):
+        build_data("webdataset", path=str(tmp_path), batch_size=1, num_classes=2)
     assert build_data("webdataset", path=str(tmp_path), batch_size=1, num_classes=3).num_classes == 3
 
 
@@ -288,22 +335,24 @@ def test_no_permission(open_tree: Path, request: pytest.FixtureRequest, locked: 
     (open_tree / locked).chmod(0)
     request.getfixturevalue("as_nobody")
     with pytest.raises(ValueError, match=rf"data\.path: no permission to read .*{locked}; change its mode"):
-        checked(class_folders(open_tree / "train"), bad_images="skip", threads=1)
+        list_class_folders(open_tree / "train", 1)
 
 
-def test_only_the_ends_of_a_file_are_read_when_it_is_whole(image_tree: Path, monkeypatch: pytest.MonkeyPatch):
-    """The check must stay cheap on a million images."""
-    files = class_folders(image_tree / "train")
-    asked = []
+def test_a_file_is_opened_once_and_only_its_ends_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The listing must stay cheap on a million images: opens, reads and their bytes are counted."""
+    write_tree(tmp_path, classes=2, train=3, test=1, size=400)
+    opened, asked = [], []
+    monkeypatch.setattr(os, "open", lambda path, mode, open=os.open: opened.append(str(path)) or open(path, mode))
     monkeypatch.setattr(os, "pread", lambda fd, count, at, pread=os.pread: asked.append(count) or pread(fd, count, at))
-    assert len(checked(files, bad_images="error", threads=1)[0]) == 44
-    assert max(asked) <= 4096
-    assert len(asked) == 88
+    files = list_class_folders(tmp_path / "train", 1).files
+    assert sorted(opened) == sorted(files.names)
+    assert min(files.lengths) > 16_384  # larger than the head that is read
+    assert asked == [16_384, 16] * 6
 
 
 def test_a_png_in_chunks_is_sized(tmp_path: Path):
     (tmp_path / "a").mkdir()
     Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(tmp_path / "a" / "x.PNG")
-    files, bad = checked(class_folders(tmp_path), bad_images="error", threads=1)
-    assert (files.sizes.tolist(), bad) == ([[5, 9]], [])
+    files = list_class_folders(tmp_path).files
+    assert files.sizes.tolist() == [[5, 9]]
     assert zlib.crc32(files.read(0)) == zlib.crc32((tmp_path / "a" / "x.PNG").read_bytes())

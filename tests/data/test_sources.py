@@ -37,6 +37,10 @@ def official_pickle(batch: dict) -> bytes:
     return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
+def labels(number: int) -> list[int]:
+    return [label % 10 for label in range(number, 12)] + [1] * number
+
+
 def write_official(root: Path, name: str) -> np.ndarray:
     """Write `name`'s folder with 12 random images a file, the layout and pickles of the official one; return them."""
     folder, files, key = FILES[name]
@@ -44,7 +48,7 @@ def write_official(root: Path, name: str) -> np.ndarray:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (len(files), 12, 3072), dtype=np.uint8)
     for number, file in enumerate(files):
-        batch = {"data": pixels[number], key: list(range(number, 12)) + [1] * number, "batch_label": file}
+        batch = {"data": pixels[number], key: labels(number), "batch_label": file}
         (root / folder / file).write_bytes(official_pickle(batch))
     return pixels.reshape(len(files), 12, 3, 32, 32)
 
@@ -73,11 +77,10 @@ def test_official_archives(tmp_path: Path, name: str, place: str, monkeypatch: p
     assert data.num_classes == {"cifar10": 10, "cifar100": 100}[name]
     assert data.image_shape == (3, 32, 32)
     assert data.train.num_samples == 12 * (len(pixels) - 1)
-    images, labels = next(data.test.epoch(0))
+    images, found = next(data.test.epoch(0))
     assert images.dtype == torch.uint8
     assert torch.equal(images, torch.from_numpy(pixels[-1]))
-    last = len(pixels) - 1
-    assert labels.tolist() == list(range(last, 12)) + [1] * last
+    assert found.tolist() == labels(len(pixels) - 1)
 
 
 def test_cifar_is_augmented_by_default(tmp_path: Path):
@@ -99,14 +102,14 @@ class Harmful:
 def test_nothing_in_an_archive_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_official(tmp_path, "cifar10")
-    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps({"data": Harmful()}))
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps({"data": Harmful()}, 2))
     with pytest.raises(ValueError, match=r"data\.path: the archive holds a .*; the official one holds plain arrays"):
         build_data("cifar10", path=str(tmp_path), batch_size=6)
     assert not (tmp_path / "harm-was-done").exists()
 
 
 def test_archives_that_cannot_be(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"data\.path: not given; cifar10 needs"):
+    with pytest.raises(ValueError, match=r"data\.path: got None; cifar10 needs"):
         build_data("cifar10", batch_size=1)
     with pytest.raises(FileNotFoundError, match=r"data\.path: there is no .*nowhere.*--data\.download"):
         build_data("cifar10", path=str(tmp_path / "nowhere"), batch_size=1)
@@ -115,7 +118,7 @@ def test_archives_that_cannot_be(tmp_path: Path):
     write_official(tmp_path, "cifar10")
     batch = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     batch.write_bytes(batch.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"data\.path: data_batch_3 of the archive is damaged"):
+    with pytest.raises(ValueError, match=r"data\.path: data_batch_3 of the archive is damaged \(EOFError"):
         build_data("cifar10", path=str(tmp_path), batch_size=1)
     batch.write_bytes(official_pickle({"fine_labels": []}))
     with pytest.raises(ValueError, match=r"data\.path: data_batch_3 of the archive is no batch of images"):
@@ -180,11 +183,11 @@ def test_npz_grey_floats(tmp_path: Path):
         ({"train_images": np.zeros((20, 5), np.uint8)}, r"train_images has shape \[20, 5\]"),
         (
             {"train_images": np.full((20, 5, 5), 255.0)},
-            r"train_images is float64; it must be uint8, or floats in \[0, 1\]",
+            r"train_images is float64 outside \[0, 1\]; it must be uint8, or floats in \[0, 1\]",
         ),
-        ({"train_images": np.full((20, 5, 5), np.nan)}, r"train_images is float64; it must be uint8"),
+        ({"train_images": np.full((20, 5, 5), np.nan)}, r"train_images is float64 outside \[0, 1\]"),
         ({"train_labels": np.arange(19)}, r"train_labels is int64 \[19\]; .* one for each of the 20 images"),
-        ({"train_labels": np.arange(20) - 1}, "train_labels is int64 .* integers from 0 on"),
+        ({"train_labels": np.arange(20) - 1}, "image 0 of .*train_images has label -1"),
         ({"train_labels": np.zeros(20)}, "train_labels is float64"),
         ({"train_labels": np.array([Harmful()] * 20)}, "is not an .npz file of plain arrays"),
     ],
@@ -197,7 +200,7 @@ def test_npz_that_cannot_be(tmp_path: Path, changes: dict, message: str):
 
 def test_labels_below_num_classes(tmp_path: Path):
     path = write_npz(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"model\.num_classes: 3 given, but npz has labels up to 3"):
+    with pytest.raises(ValueError, match=r"model\.num_classes: got 3, but image 3 of .*train_images has label 3"):
         build_data("npz", path=str(path), batch_size=4, num_classes=3)
     with pytest.raises(FileNotFoundError, match=r"data\.path: there is no file .*b\.npz"):
         build_data("npz", path=str(tmp_path / "b.npz"), batch_size=4)

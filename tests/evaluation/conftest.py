@@ -3,9 +3,9 @@
 import pytest
 
 from act_engine.config import from_mapping
-from act_engine.evaluation import load_run
 from act_engine.parallel import World
-from act_engine.trainer import Trainer
+from act_engine.runs.load import load_run
+from act_engine.training.trainer import Trainer
 
 MEAN, STD = (0.3,), (0.4,)  # inside the model, which takes images in [0, 1]
 

@@ -11,7 +11,7 @@ from act_engine import evaluate as door
 from act_engine.config import from_mapping
 from act_engine.evaluation import PGDAttack, evaluate
 from act_engine.models import build_model
-from act_engine.trainer import Trainer
+from act_engine.training.trainer import Trainer
 
 
 class Threshold(nn.Module):

@@ -12,6 +12,7 @@ from act_engine.config import AttackConfig, EvaluateConfig
 from act_engine.data import build_data
 from act_engine.evaluation import PGDAttack, RandomNoise, Transfer, evaluate, evaluate_models, format_table
 from act_engine.evaluation.accuracy import Accuracy
+from act_engine.evaluation.attacks import Place
 from act_engine.evaluation.masking import RadiiProbe, signs_of_masking
 from act_engine.parallel import World
 
@@ -28,9 +29,9 @@ class Quantise(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def evaluations(robust_run):
+def evaluations(robust_run, in_float64):
     """The healthy model and the masked one, measured in the same way, the healthy one attacking the masked one."""
-    healthy = robust_run.models["robust"]
+    healthy = in_float64(robust_run.models["robust"])
     models = {"healthy": healthy, "masked": nn.Sequential(Quantise(), healthy)}
     data = build_data("digits", batch_size=8, eval_batch_size=200)
     settings = EvaluateConfig(steps=20, restarts=3, images=200)
@@ -39,15 +40,19 @@ def evaluations(robust_run):
 
 
 def test_a_healthy_model_has_no_sign(evaluations):
+    """Its own transferred attack is its PGD's last iterates from the same starts: never stronger than all iterates."""
     healthy = evaluations["models"]["healthy"]
     assert [text for text in healthy["warnings"] if not text.startswith("restarts")] == []
-    assert healthy["robust_accuracy"] < healthy["transfer_accuracy"] + 0.01
-    assert healthy["robust_accuracy"] < healthy["noise_accuracy"] - 0.1
+    assert healthy["robust_accuracy"] <= healthy["transfer_accuracy"]
+    assert healthy["robust_accuracy"] < healthy["noise_accuracy"] - 0.1  # 0.23 to 0.25 lower in ten trainings
     assert healthy["masking"]["pgd"][-1] == 0
 
 
 def test_a_quantising_model_is_flagged_by_each_sign(evaluations):
-    """PGD says that it is nearly as accurate as without an attack; the healthy model's images fool it all the same."""
+    """PGD says that it is nearly as accurate as without an attack; the healthy model's images fool it all the same.
+
+    In ten trainings PGD left it 0.23 to 0.26 above the healthy one, and the healthy one's images 0.14 to 0.18 below.
+    """
     masked = evaluations["models"]["masked"]
     signs = {text.split(":")[0] for text in masked["warnings"]}
     assert {"steps", "large eps", "transfer"} <= signs
@@ -92,9 +97,9 @@ def test_the_probes_radii_end_where_every_image_lies():
     assert RadiiProbe(0.5, "l2", 8.0).radii == (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def test_transfer_is_the_sources_last_iterate(robust_run, images):
-    """A source that says nothing leaves only its random start; the model itself as source is as strong as one PGD."""
-    model, (x, y) = robust_run.models["robust"], images
+def test_transfer_is_the_sources_last_iterate(robust_run, images, in_float64):
+    """A source that says nothing leaves only its random start; the model itself as source, its own last iterate."""
+    model, x, y = in_float64(robust_run.models["robust"]), images[0].double(), images[1]
     pgd = PGDAttack(EPS, 0.02, 15, 1)
 
     class Constant(nn.Module):
@@ -104,8 +109,13 @@ def test_transfer_is_the_sources_last_iterate(robust_run, images):
     sources = {"constant": Transfer(AttackView(Constant()), pgd), "itself": Transfer(AttackView(model), pgd)}
     measured = evaluate(model, [(x, y)], attack=pgd, controls=sources)
     right = {name: sum(count) for name, count in measured.right.items()}
-    assert right["robust"] <= right["itself"] <= right["robust"] + 2
-    assert right["constant"] > right["robust"] + 5
+    view, start = AttackView(model), Place(0, None, 0).start(x, EPS, "linf", 0)
+    expected = {}
+    for name, x_adv in (("constant", start), ("itself", pgd.perturb(view, x, y, start.clone()))):
+        with torch.no_grad():
+            expected[name] = int(((view(x).argmax(1) == y) & (view(x_adv).argmax(1) == y)).sum())
+    assert right["itself"] == expected["itself"] >= right["robust"]
+    assert right["constant"] == expected["constant"] > right["robust"]
 
 
 def test_the_door_takes_another_run_as_source(robust_folder, tmp_path, capsys):

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from worlds import import_all
 
-from act_engine import checkpoint, train
-from act_engine.trainer import Trainer
+from act_engine import train
+from act_engine.training import checkpoint
+from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
 SETTINGS = {
@@ -128,11 +129,10 @@ def run(folder: Path, size: int = 2, prepare: Callable[[], None] = lambda: None,
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    began = time.monotonic()
     processes = [Process(target=start, args=(folder, r, size, port, words, prepare)) for r in range(size)]
     for process in processes:
         process.start()
-    processes[0].join(0 if reap else 120)
+    processes[0].join(0 if reap else 300)
     while reap and all(process.is_alive() for process in processes):
         time.sleep(0.005)
     if reap:
@@ -146,7 +146,6 @@ def run(folder: Path, size: int = 2, prepare: Callable[[], None] = lambda: None,
         process.join()
     return {
         "codes": [process.exitcode for process in processes],
-        "seconds": time.monotonic() - began,
         "out": [(folder / f"out-{rank}.txt").read_text() for rank in range(size)],
         "err": [(folder / f"err-{rank}.txt").read_text() for rank in range(size)],
         "saved": sorted(int(path.name[5:]) for path in (folder / "run" / "checkpoints").glob("step-*")),
@@ -181,7 +180,7 @@ def main(output: Path) -> None:
         "terminated-again": run(output / "terminated"),
         "killed": run(output / "killed", prepare=at(7, 1, raise_signal(signal.SIGKILL))),
         "killed-again": run(output / "killed"),
-        "hung": run(output / "hung", prepare=at(4, 1, raise_signal(signal.SIGSTOP)), parallel__timeout=3),
+        "hung": run(output / "hung", prepare=at(4, 1, raise_signal(signal.SIGSTOP)), parallel__timeout=10),
         "poisoned": run(output / "poisoned", prepare=at(4, 1, poison)),
         "full": run(output / "full", prepare=at(4, 0, fill_disk)),
         "full-again": run(output / "full"),

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,6 @@ def test_sigterm_on_one_rank_stops_all_after_the_same_step(outcomes, folder):
     assert "stopped by SIGTERM after step 6" in stopped["out"][0] + stopped["err"][0]
     assert stopped["saved"][-1] == 6
     assert not stopped["exported"]
-    assert stopped["seconds"] < 30
     assert "going on after step 6" in outcomes["terminated-again"]["out"][0]
     assert largest_difference(folder, "terminated", "whole") == 0
 
@@ -70,7 +68,6 @@ def test_a_killed_rank_is_named_by_the_survivor_and_the_run_goes_on(outcomes, fo
     killed = outcomes["killed"]
     assert killed["codes"] == [1, -signal.SIGKILL]
     assert "error: rank 0: another process died or hung (no sign of life from rank 1)" in killed["err"][0]
-    assert killed["seconds"] < 30
     assert "going on after step 6" in outcomes["killed-again"]["out"][0]
     assert largest_difference(folder, "killed", "whole") == 0
 
@@ -166,10 +163,9 @@ def test_torchrun_restarts_a_run_whose_rank_died(folder, tmp_path):
 
 
 def test_sigterm_to_torchrun_ends_a_run_that_goes_on_later(folder, tmp_path):
-    """As a scheduler stops a job: within 30 s, with a checkpoint of the step under way."""
-    began = time.monotonic()
+    """As a scheduler stops a job: with a checkpoint of the step under way, before torchrun's own patience, 30 s, ends
+    (then it kills, and nobody says by what the run was stopped)."""
     result = torchrun(tmp_path, "faults.at(4, 1, lambda *batch: os.kill(os.getppid(), 15))()")
-    assert time.monotonic() - began < 30 + 30  # imports included
     assert result.returncode != 0
     stopped = re.search(r"stopped by SIGTERM after step (\d+)", result.stdout + result.stderr)
     assert stopped, result.stderr[-5000:]

@@ -5,7 +5,6 @@ Under ddp the two compute the natural model's activations twice, which changes n
 Run as a script with an output folder, this file does the training and writes ``world-N.pt``.
 """
 
-import functools
 import importlib
 import os
 import subprocess
@@ -18,12 +17,12 @@ import torch
 import torch.distributed as dist
 from worlds import TinyNet
 
-from act_engine import trainer as trainer_module
 from act_engine.config import from_mapping
-from act_engine.data import sources
-from act_engine.parallel import deployed
-from act_engine.parallel.zero import import_deepspeed
-from act_engine.trainer import Trainer
+from act_engine.data.digits import digits
+from act_engine.learners import deployed
+from act_engine.learners.zero import import_deepspeed
+from act_engine.training import build
+from act_engine.training.trainer import Trainer
 
 SIZES, BATCH, STEPS = (1, 2), 32, 3
 CASES = {
@@ -51,11 +50,11 @@ def worlds(tmp_path_factory):
 
 @pytest.mark.parametrize(("strategy", "case"), SHARED)
 def test_two_processes_train_as_one(worlds, strategy, case):
-    """float32: sums in another order differ by 1e-7 of their size, and three steps let that grow a little."""
+    """float32: sums in another order differ by 1e-7 of their size, and three smooth steps let that grow a little."""
     losses, states = worlds[2][strategy, case]
     expected_losses, expected_states = worlds[1]["single", case]
     torch.testing.assert_close(losses, expected_losses, rtol=0, atol=1e-5)
-    assert (losses[0] - losses[-1]).abs().min() > 1e-4
+    assert (losses.amax(0) - losses.amin(0)).min() > 1e-4
     for name, state in expected_states.items():
         for key, value in state.items():
             torch.testing.assert_close(states[name][key], value, rtol=0, atol=1e-5)
@@ -70,7 +69,7 @@ def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     config = from_mapping(
         {
             "objective": objective,
-            "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
+            "attack": {"norm": "l2", "eps": 1.0, "step_size": 0.4, "steps": 2},
             "data": {"name": "digits", "batch_size": BATCH // size},
             "model": {"teacher_weights": str(folder / "teacher.pt")},
             "optim": {"lr": 0.1, "schedule": "constant"},
@@ -83,7 +82,6 @@ def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     for (images, labels), _ in zip(trainer.data.train.epoch(0), range(STEPS), strict=False):
         mine = trainer.train_step(images, labels)
         losses.append(trainer.world.gather(torch.stack(list(mine.values()))).mean(0))
-        trainer.step += 1
     return torch.stack(losses), {name: deployed(learner.state_dict()[0]) for name, learner in trainer.learners.items()}
 
 
@@ -100,11 +98,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     importlib.import_module("torch._dynamo")  # DistributedDataParallel asks for it: once, before the forks
     import_deepspeed("cpu")  # likewise
-    sources.digits = functools.cache(sources.digits)
-    sources.digits()
+    digits()  # likewise
     torch.manual_seed(0)
     torch.save(TinyNet(10).state_dict(), folder / "teacher.pt")
-    trainer_module.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
+    build.build_model = lambda name, *, num_classes, **_: TinyNet(num_classes)
     fork = get_context("fork")
     for size in SIZES:
         processes = [fork.Process(target=work, args=(rank, size, folder)) for rank in range(size)]

@@ -15,8 +15,7 @@ from act_engine import report as door
 from act_engine.config import from_mapping
 from act_engine.evaluation import PGDAttack, wilson
 from act_engine.reporting.measure import EPS_FACTORS, STEPS, make_examples, measure_sweeps
-from act_engine.reporting.trade_off import trade_off_table
-from act_engine.trainer import Trainer
+from act_engine.training.trainer import Trainer
 
 PLOTS = {"curves.png", "robust-against-eps.png", "robust-against-steps.png", "time.png"}
 
@@ -181,9 +180,6 @@ def test_a_browser_shows_the_page_whole(page: Path, tmp_path: Path, width: int, 
         ([], "RUN: the folder of a training run is missing"),
         (["nowhere"], "'nowhere' is no run"),
         (["run", "--samples", "3"], "--samples: got 3; allowed: 8 or more"),
-        (["trade-off", "--seeds", "0"], "--seeds: got 0; allowed: 1 or more"),
-        (["trade-off", "--recipe", "digit"], "did you mean 'digits'"),
-        (["trade-off", "digits"], "unexpected argument 'digits'"),
     ],
 )
 def test_mistakes(arguments, words, tmp_path, monkeypatch, capsys):
@@ -195,9 +191,3 @@ def test_mistakes(arguments, words, tmp_path, monkeypatch, capsys):
     assert words in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_trade_off_table_has_means_and_deviations():
-    rows = [{"clean_accuracy": 0.90, "robust_accuracy": 0.50}, {"clean_accuracy": 0.92, "robust_accuracy": 0.54}]
-    table = trade_off_table({"methods": {"madry": rows, "act": rows[:1]}})
-    assert table.splitlines()[2:] == ["| adversarial training | 91.0 ± 1.4 | 52.0 ± 2.8 |", "| ACT | 90.0 | 50.0 |"]

@@ -16,7 +16,7 @@ import torch
 from act_engine import study as door
 from act_engine.config import AnalysisConfig, from_mapping, to_mapping
 from act_engine.data import build_data
-from act_engine.studies.plan import METHODS, STUDIES, Study, base_config, config_text, configure, in_search
+from act_engine.studies.protocol import METHODS, STUDIES, Study, base_config, config_text, configure, in_search
 from act_engine.studies.run import choose, decoded, run_study
 from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 

@@ -1,0 +1,16 @@
+"""A learner is one model with its optimizer, schedule and averaged weights, on one device, DDP or DeepSpeed's ZeRO."""
+
+from act_engine.learners.learner import Learner, deployed
+from act_engine.learners.recompute import kept_buffers
+from act_engine.learners.schedule import lr_schedule
+from act_engine.learners.strategy import build_learner, check_strategy, pick_strategy
+
+__all__ = [
+    "Learner",
+    "build_learner",
+    "check_strategy",
+    "deployed",
+    "kept_buffers",
+    "lr_schedule",
+    "pick_strategy",
+]

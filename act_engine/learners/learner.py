@@ -1,0 +1,218 @@
+"""A learner: one model with its optimizer, learning-rate schedule, precision and averaged weights."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from act_engine.attack import AUTOCAST, AttackView, Inputs, LiveView
+from act_engine.learners.recompute import Recomputed
+from act_engine.models.side_by_side import lay_side_by_side
+
+OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
+"""What SGD and AdamW keep for a parameter."""
+
+
+class Learner:
+    """One model as the trainer drives it: called for logits, then `backward`, and after `accumulate` of those, `step`.
+
+    This is the strategy of a single process; the others derive from it and change only what differs.
+
+    Args:
+        model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
+        lr_at: learning rate as a function of the number of steps taken.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        momentum: of SGD.
+        weight_decay: of either.
+        channels_last: keep images and convolution weights in that layout.
+        compile: run the model through torch.compile.
+        precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
+        accumulate: backward passes a step; their gradients are averaged.
+        clip_norm: largest norm of the whole gradient; a longer one is scaled down to it. None: no limit.
+        recompute: keep no activations between the forward and the backward pass, and pay with a second forward pass.
+        ema_decay: keep a moving average of the weights, with a decay that rises to this (`average_decay`). None: none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr_at: Callable[[int], float],
+        optimizer: str = "sgd",
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        precision: str = "float32",
+        channels_last: bool = False,
+        compile: bool = False,
+        device: str | torch.device = "cpu",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        recompute: bool = False,
+        ema_decay: float | None = None,
+    ) -> None:
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.module = lay_side_by_side(model.to(device, memory_format=self._memory_format)).train()
+        self._inputs = Inputs(self._memory_format)
+        self._compile = compile
+        if compile:
+            self.module.compile()
+        self._trained = Recomputed(self.module) if recompute else self.module
+        self.lr_at, self.steps_taken = lr_at, 0
+        self.optimizer = _optimizer(optimizer, self.module, lr_at(0), momentum, weight_decay)
+        self.accumulate, self.clip_norm, self.ema_decay = accumulate, clip_norm, ema_decay
+        self._backwards = 0  # since the last step
+        self.precision, self._autocast = precision, AUTOCAST[precision]
+        self._scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "float16")
+        self._average = {} if ema_decay is None else {k: v.detach().clone() for k, v in self._averaged().items()}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
+        return self._logits(self._training_forward, images)
+
+    def bare(self, images: Tensor) -> Tensor:
+        """The same through the bare `module`, in whatever mode it is: no hook, no collective."""
+        return self._logits(self.module, images)
+
+    def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """The gradient of a `bare` pass's loss to parameters of `module`, its mean over ranks; no step sees it."""
+        return list(torch.autograd.grad(loss, parameters))
+
+    def attack_view(self, fold: bool = True) -> AttackView | LiveView:
+        """The fastest view of the model for an attack: no hook and no collective in it."""
+        return AttackView(
+            self.module,
+            precision=self.precision,
+            fold=fold,
+            channels_last=self._memory_format is torch.channels_last,
+            compile=self._compile,
+        )
+
+    def live_view(self) -> LiveView:
+        """The bare `module` itself as a view: no hook, no collective."""
+        return LiveView(self.module, self.bare, self.whole, self._autocast)
+
+    def whole(self) -> AbstractContextManager:
+        """Inside it the parameters of `module` are all there; entered by all ranks together, and as often as wished."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this loss's gradient, a 1 / `accumulate` part of the step's; the mean over ranks by the last one."""
+        self._scaler.scale(loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        self._backwards += 1
+
+    def step(self) -> None:
+        """One optimizer step at the schedule's learning rate; the gradients are released."""
+        self._set_lr()
+        if self.clip_norm is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._end_step()
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.lr_at(self.steps_taken)
+
+    def state_dict(self, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed learner of any strategy needs: tensors by name, as host copies, and plain values.
+
+        All ranks call it together; one with ``keep=False`` only takes part and gets no tensors.
+        """
+        tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}.{name}"] = value
+        tensors |= {f"ema.{name}": value for name, value in self._average.items()}
+        values = {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
+        return (host_copies(tensors) if keep else {}), values
+
+    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave, under this strategy or another."""
+        self.module.load_state_dict(part(tensors, "model"))
+        for name, parameter in self.module.named_parameters():
+            for key in OPTIMIZER_STATE:
+                if f"{key}.{name}" in tensors:
+                    value = tensors[f"{key}.{name}"]
+                    like = parameter if value.shape == parameter.shape else value
+                    copy = torch.empty_like(like, device=parameter.device, dtype=value.dtype).copy_(value)
+                    self.optimizer.state[parameter][key] = copy
+        self._load_average(tensors)
+        self._load_values(values)
+
+    def _logits(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        batch = self._inputs(images)
+        with torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            logits = forward(batch)
+        self._inputs.seen(batch)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _training_forward(self, images: Tensor) -> Tensor:
+        return self._trained(images)
+
+    def _set_lr(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+
+    def _end_step(self) -> None:
+        self._backwards = 0
+        self.steps_taken += 1
+        if self._average:
+            current = self._averaged()
+            weight = 1 - average_decay(self.ema_decay, self.steps_taken - 1)
+            torch._foreach_lerp_(list(self._average.values()), [current[k] for k in self._average], weight)
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """What the moving average follows: every float entry of the state, BatchNorm's running statistics with it."""
+        return {k: v for k, v in self.module.state_dict().items() if v.is_floating_point()}
+
+    def _load_average(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in part(tensors, "ema").items():
+            if name in self._average:
+                self._average[name].copy_(value)
+
+    def _load_values(self, values: dict[str, Any]) -> None:
+        self.steps_taken = values["steps_taken"]
+        if values["scaler"] and self._scaler.is_enabled():
+            self._scaler.load_state_dict(values["scaler"])
+
+
+def average_decay(decay: float, step: int) -> float:
+    """The moving average's decay at step 0, 1, …: min(decay, (1 + step) / (10 + step)).
+
+    So the random initialisation, of which a constant decay of 0.999 still holds 37 % after 1,000 steps, has a share of
+    less than 1e-12 after a hundred (the warm-up of TensorFlow's ExponentialMovingAverage).
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def deployed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plain state dict to deploy out of a learner's `state_dict`: the averaged weights where there are any."""
+    return part(tensors, "model") | part(tensors, "ema")
+
+
+def part(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The entries ``kind.name`` by their names."""
+    return {name.removeprefix(f"{kind}."): value for name, value in tensors.items() if name.startswith(f"{kind}.")}
+
+
+def host_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in host memory, contiguous and without shared storage; the GPU's come through pinned memory at once."""
+    copies = {}
+    for name, value in tensors.items():
+        copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        copies[name] = copy.copy_(value.detach(), non_blocking=True)
+    if any(value.is_cuda for value in tensors.values()):
+        torch.cuda.current_stream().synchronize()
+    return copies
+
+
+def _optimizer(name: str, model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)

@@ -1,0 +1,121 @@
+"""A run's folder: which files it holds, when it may be gone on with, and how a finished run is read back."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from act_engine.config import Config, from_mapping, read_yaml, to_mapping
+
+CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
+DATA = "data.json"
+MEASURED = "measured"
+"""Folder of what an evaluation has done so far, batch by batch."""
+LAST = "last."
+"""Before the name of a model whose weights are the last ones, in a run that exports the best."""
+METRICS, PROFILE = "metrics.jsonl", "profile.json"
+
+# What may differ between a run and its continuation: none of it changes a step already taken or still to come.
+# The processes may be others too: a checkpoint holds for any, and refuses another global batch by itself.
+FREE = (
+    "train.max_steps",
+    "train.log_every",
+    "train.accumulate",
+    "data.batch_size",
+    "data.workers",
+    "data.path",  # the data itself is told apart, wherever it lies
+    "data.index",
+    "data.download",
+    "parallel.",
+    "checkpoint.",
+    "evaluate.",
+)
+
+
+def evaluation_file(checkpoint: str) -> str:
+    """The name of the file that an evaluation of these weights goes into: of best, last or step-N."""
+    return EVALUATION if checkpoint == "best" else EVALUATION.replace(".json", f".{checkpoint}.json")
+
+
+def check_run(folder: Path, config: Config) -> None:
+    """Refuse a folder that holds anything but the run that this config goes on with; nothing is written.
+
+    Raises:
+        ValueError: it holds a run with other settings, or files that are no run.
+    """
+    if (folder / CONFIG).exists():
+        difference = _difference(to_mapping(read_config(folder)), to_mapping(config))
+        if difference:
+            raise ValueError(
+                f"--output: {str(folder)!r} holds a run with other settings ({difference}); choose another folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"--output: {str(folder)!r} holds files, but no run; choose a new or empty folder")
+
+
+def open_run(folder: Path, config: Config, environment: dict[str, Any], data: dict[str, Any]) -> None:
+    """Make the folder, which `check_run` found fit, or refresh what it says about the run.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        write_text(folder / CONFIG, yaml.safe_dump(to_mapping(config), sort_keys=False))
+        write_json(folder / ENVIRONMENT, environment)
+        write_json(folder / DATA, data)
+    except OSError:
+        if not existed:
+            folder.rmdir()
+        raise
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved config of the run in `folder`; ValueError if there is no run."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{str(folder)!r} is no run: it has no {CONFIG}; give the --output of a training run")
+    return from_mapping(read_yaml(folder / CONFIG))
+
+
+def measured_once(path: Path, key: dict[str, Any], measure: Callable[[], Any]) -> Any:
+    """The JSON value that `measure` gave for this `key`: out of `path` if it holds that one, or else written there."""
+    key = json.loads(json.dumps(key))  # as it will be read back
+    if path.exists():
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["of"] == key:
+            return kept["measured"]
+    value = json.loads(json.dumps(measure()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"of": key, "measured": value})
+    return value
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    for group, values in new.items():
+        for name, value in values.items():
+            setting = f"{group}.{name}"
+            if old[group][name] != value and not setting.startswith(FREE):
+                return f"{setting}: {old[group][name]} there, {value} here"
+    return ""
