@@ -24,6 +24,8 @@ class Arguments(AnalysisConfig):
     """The runs' folders."""
     output: str = "runs/analysis"
     """Folder for analysis.json and analysis.png."""
+    checkpoint: str = "best"
+    """Which weights of every run: best (those that it exported), last, or step-N."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
 
@@ -47,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.runs.folder import write_json
 
         world = connect(pick_device(options.get("device", "auto")))
-        analysis = analyze_runs([Path(run) for run in options["runs"]], settings, world)
+        analysis = analyze_runs(
+            [Path(run) for run in options["runs"]],
+            settings,
+            world,
+            checkpoint=options.get("checkpoint", Arguments.checkpoint),
+        )
         output = Path(options.get("output", Arguments.output))
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "analysis.json", analysis)

@@ -26,6 +26,9 @@ class Arguments(EvaluateConfig):
     """auto: the GPU if there is one."""
     seed: int | None = None
     """Of the random starts; null: the run's."""
+    checkpoint: str = "best"
+    """Which weights: best (those that the run exported), last, or step-N, one of its checkpoints; what is measured of
+    others than best goes into evaluation.CHECKPOINT.json."""
     source: str | None = None
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
     again: bool = False
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import EVALUATION, MEASURED, read_config, write_json
+        from act_engine.runs.folder import MEASURED, evaluation_file, read_config, write_json
         from act_engine.runs.load import load_run, load_source
 
         folder = Path(options["run"])
@@ -58,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
             check_evaluation(settings, config.model.num_classes)
             whole = settings.by_library
-            run = load_run(folder, world, settings.batch_size, whole=whole)
+            which = options.get("checkpoint", Arguments.checkpoint)
+            run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which)
             source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
@@ -72,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=seed,
             world=world,
             source=model,
-            state=None if quick else folder / MEASURED,
+            state=None if quick else folder / MEASURED / ("" if which == "best" else which),
             again=options.get("again", False),
             whole=whole,
         )
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if quick:
             print("quick: a look, no evidence of robustness; nothing was written")
         else:
-            write_json(folder / EVALUATION, evaluation)
+            write_json(folder / evaluation_file(which), evaluation)
     world.close()
     return 0
 

@@ -24,6 +24,8 @@ class Arguments:
     """Folder for report.html; null: the run's own, or runs/report for several."""
     samples: int = 500
     """Test images, spread evenly, on which robust accuracy is measured against eps and steps, 8 or more."""
+    checkpoint: str = "best"
+    """Which weights of every run: best (those that it exported), last, or step-N; measured by act_engine.evaluate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
 
@@ -51,7 +53,8 @@ def _page(options: dict[str, Any]) -> int:
     from act_engine.runs.environment import pick_device
 
     world = connect(pick_device(options.get("device", "auto")))
-    runs = [measure_run(folder, world, samples) for folder in folders]
+    checkpoint = options.get("checkpoint", Arguments.checkpoint)
+    runs = [measure_run(folder, world, samples, checkpoint=checkpoint) for folder in folders]
     default = folders[0] if len(folders) == 1 else Path("runs/report")
     print(write_report(runs, Path(options.get("output") or default)))
     world.close()

@@ -19,7 +19,9 @@ PGD_STEPS = 20
 """Of the attack that makes the adversarial images, in the ball that the run's evaluation has."""
 
 
-def analyze_runs(folders: Sequence[Path], settings: AnalysisConfig, world: World) -> dict[str, Any]:
+def analyze_runs(
+    folders: Sequence[Path], settings: AnalysisConfig, world: World, *, checkpoint: str = "best"
+) -> dict[str, Any]:
     """The analyses of several runs, grouped by method: JSON values, which `reporting.analysis` shows.
 
     Each run's own are kept in its folder, in ``analysis/``, and measured again only if settings or weights are others.
@@ -27,7 +29,7 @@ def analyze_runs(folders: Sequence[Path], settings: AnalysisConfig, world: World
     Raises:
         ValueError: a folder holds no finished run, or one that an analysis is not defined for.
     """
-    runs = [load_run(folder, world) for folder in folders]
+    runs = [load_run(folder, world, checkpoint=checkpoint) for folder in folders]
     results = [analyze(folder, run, settings) for folder, run in zip(folders, runs, strict=True)]
     methods = {}
     for label, places in group_by_method([run.config for run in runs]).items():
@@ -46,7 +48,7 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
     """The analyses of one run's deployed model, by name."""
     name = deployed_model(list(run.models))
     model = run.models[name]
-    weights = digest(folder / f"{name}.safetensors")
+    weights = digest(run.weights[name])
     images, labels = sample_images(run.data.test, settings.samples)
     config, device = run.config, images.device.type
     eps, norm = config.evaluate.ball(config.attack)

@@ -1,7 +1,7 @@
 """Attacks on images in [0, 1]: views of a model, the PGD loop, and the inner maximisation of training."""
 
 from act_engine.attack.attack import Attack
-from act_engine.attack.frozen import frozen_eval
+from act_engine.attack.frozen import frozen_eval, untouched
 from act_engine.attack.pgd import input_gradient, pgd
 from act_engine.attack.pixels import Inputs, unit_range
 from act_engine.attack.start import first_iterate
@@ -18,4 +18,5 @@ __all__ = [
     "input_gradient",
     "pgd",
     "unit_range",
+    "untouched",
 ]

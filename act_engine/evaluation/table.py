@@ -30,6 +30,12 @@ def format_table(evaluation: Mapping[str, Any]) -> str:
     attack = evaluation["attack"]
     robust = f"; robust: {describe_attack(attack)}" if attack else ""
     lines.append(f"{evaluation['samples']} test images, 95 % intervals{robust}")
+    selected = evaluation.get("selection")
+    if selected:
+        lines.append(
+            f"exported: after step {selected['step']} of {selected['last_step']}, the best on {selected['images']} "
+            f"held-out training images ({100 * selected['accuracy']:.1f} %)"
+        )
     if evaluation.get("source"):
         lines.append(f"transfer: from {evaluation['source']}")
     for name, model in models.items():

@@ -12,7 +12,7 @@ from act_engine.attack import AttackView
 from act_engine.config import Config
 from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, sample_images
 from act_engine.parallel import World
-from act_engine.runs.folder import ENVIRONMENT, EVALUATION, METRICS, PROFILE, digest, measured_once
+from act_engine.runs.folder import ENVIRONMENT, METRICS, PROFILE, digest, evaluation_file, measured_once
 from act_engine.runs.load import load_run
 from act_engine.runs.methods import deployed_model
 
@@ -55,7 +55,7 @@ class MeasuredRun:
     examples: Examples
 
 
-def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
+def measure_run(folder: Path, world: World, samples: int, *, checkpoint: str = "best") -> MeasuredRun:
     """Read a finished run, and measure its deployed model's robust accuracy against eps and against steps.
 
     On `samples` test images, spread evenly; kept in the run's folder, in ``report/``.
@@ -63,9 +63,13 @@ def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
     Raises:
         ValueError: the folder holds no run, or one that has not come to its end.
     """
-    run = load_run(folder, world)
-    if not (folder / EVALUATION).exists():
-        raise ValueError(f"{str(folder)!r}: the run has no {EVALUATION}; make it with act_engine.evaluate")
+    run = load_run(folder, world, checkpoint=checkpoint)
+    evaluation = folder / evaluation_file(checkpoint)
+    if not evaluation.exists():
+        raise ValueError(
+            f"{str(folder)!r}: the run has no {evaluation.name}; make it with "
+            f"act_engine.evaluate --checkpoint {checkpoint}"
+        )
     name = deployed_model(list(run.models))
     model, config = run.models[name], run.config
     images, labels = sample_images(run.data.test, samples)
@@ -74,7 +78,7 @@ def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
     def sweeps() -> dict[str, Any]:
         return measure_sweeps(model, images, labels, eps, norm, config.train.seed)
 
-    weights = digest(folder / f"{name}.safetensors")
+    weights = digest(run.weights[name])
     key = {"weights": weights, "samples": samples, "eps": eps, "norm": norm, "factors": EPS_FACTORS, "steps": STEPS}
     attack = _pgd(eps, EPS_STEPS, norm)
     shown = torch.arange(EXAMPLES) * len(images) // EXAMPLES
@@ -82,7 +86,7 @@ def measure_run(folder: Path, world: World, samples: int) -> MeasuredRun:
         name=folder.resolve().name,
         model=name,
         config=config,
-        evaluation=_read(folder / EVALUATION),
+        evaluation=_read(evaluation),
         metrics=[json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()],
         profile=_read(folder / PROFILE) if (folder / PROFILE).exists() else None,
         environment=_read(folder / ENVIRONMENT),

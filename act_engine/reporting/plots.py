@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RIGHT, WRONG = {"light": "#1a7f37", "dark": "#3fb950"}, {"light": "#cf222e", "dark": "#ff7b72"}
+HELD_OUT = {
+    "held_out_clean_accuracy": "Clean accuracy on held-out images",
+    "held_out_robust_accuracy": "Robust accuracy on held-out images",
+}
 PARTS = ("data wait", "natural forward", "attack", "robust forward", "losses", "backwards", "optimizers", "other")
 
 
@@ -26,8 +30,8 @@ def plot_curves(runs: Sequence[MeasuredRun], theme: str) -> bytes:
         ("images_per_second", "Speed", "images / s", 1.0),
         ("data_wait_fraction", "Waiting for data", "share of the time, %", 100.0),
     ]
-    measured = [name for name in ("clean_accuracy", "robust_accuracy") if any(name in row for row in runs[0].metrics)]
-    panels += [(name, f"{name.replace('_', ' ').capitalize()} on the way", "accuracy, %", 100.0) for name in measured]
+    measured = [name for name in HELD_OUT if any(name in row for row in runs[0].metrics)]
+    panels += [(name, HELD_OUT[name], "accuracy, %", 100.0) for name in measured]
 
     def paint(axes: Sequence[Axes]) -> None:
         for one, (name, title, label, scale) in zip(axes, panels, strict=False):

@@ -14,6 +14,8 @@ from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
 MEASURED = "measured"
 """Folder of what an evaluation has done so far, batch by batch."""
+LAST = "last."
+"""Before the name of a model whose weights are the last ones, in a run that exports the best."""
 METRICS, PROFILE = "metrics.jsonl", "profile.json"
 
 # What may differ between a run and its continuation: none of it changes a step already taken or still to come.
@@ -28,6 +30,11 @@ FREE = (
     "checkpoint.",
     "evaluate.",
 )
+
+
+def evaluation_file(checkpoint: str) -> str:
+    """The name of the file that an evaluation of these weights goes into: of best, last or step-N."""
+    return EVALUATION if checkpoint == "best" else EVALUATION.replace(".json", f".{checkpoint}.json")
 
 
 def check_run(folder: Path, config: Config) -> None:

@@ -1,5 +1,6 @@
 """Finished runs read back: their models, their data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,25 +10,35 @@ from act_engine.config import Config
 from act_engine.data import Data, build_data
 from act_engine.models import build_model, load_weights
 from act_engine.parallel import World
-from act_engine.runs.folder import read_config
+from act_engine.runs.folder import LAST, read_config
+
+MODELS = ("robust", "natural")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its resolved config, its models by name, and its data."""
+    """A run: its resolved config, its models by name and the files of their weights, and its data."""
 
     config: Config
     models: dict[str, nn.Module]
+    weights: dict[str, Path]
     data: Data
 
 
-def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, whole: bool = False) -> Run:
-    """Read a run back from its folder: every model that it exported, in eval mode, and its data.
+def load_run(
+    folder: Path,
+    world: World,
+    eval_batch_size: int | None = None,
+    *,
+    whole: bool = False,
+    checkpoint: str = "best",
+) -> Run:
+    """Read a run back from its folder: its models, in eval mode, and its data.
 
-    The data is this process's part of it, or with `whole` all of it.
+    The data is this process's part of it, or with `whole` all of it. `checkpoint` is as in `weights_of`.
 
     Raises:
-        ValueError: the folder holds no run, or one that has not come to its end.
+        ValueError: the folder holds no run, or none of these weights.
     """
     config = read_config(folder)
     batch_size = eval_batch_size or config.evaluate.batch_size
@@ -39,23 +50,50 @@ def load_run(folder: Path, world: World, eval_batch_size: int | None = None, *, 
         rank=0 if whole else world.rank,
         world_size=1 if whole else world.size,
     )
-    models = load_models(folder, config, data.image_shape, world)
-    return Run(config, models, data)
+    weights = weights_of(folder, checkpoint)
+    return Run(config, load_models(weights, config, data.image_shape, world), weights, data)
 
 
-def load_models(folder: Path, config: Config, image_shape: tuple[int, int, int], world: World) -> dict[str, nn.Module]:
-    """The models that the run in `folder` exported, by name, in eval mode; ValueError if there are none yet."""
-    models = {}
-    for name in ("robust", "natural"):
-        weights = folder / f"{name}.safetensors"
-        if weights.exists():
-            model = build_model(**config.model.architecture(name), image_shape=image_shape)
-            load_weights(model, weights)
-            models[name] = model.to(world.device).eval()
-    if not models:
+def weights_of(folder: Path, checkpoint: str = "best") -> dict[str, Path]:
+    """The files of a run's weights by model's name: robust, natural or both.
+
+    Args:
+        folder: of the run.
+        checkpoint: ``"best"``: what the run exported; ``"last"``: those at its end; ``"step-N"``: of that checkpoint.
+
+    Raises:
+        ValueError: there are none, or `checkpoint` is none of these.
+    """
+    if checkpoint in ("best", "last"):
+        places = {name: folder / f"{name}.safetensors" for name in MODELS}
+        if checkpoint == "last":
+            last = {name: folder / f"{LAST}{name}.safetensors" for name in MODELS}
+            places |= {name: file for name, file in last.items() if file.exists()}
+    elif checkpoint.startswith("step-"):
+        places = {name: folder / "checkpoints" / checkpoint / f"{name}.safetensors" for name in MODELS}
+    else:
+        raise ValueError(f"--checkpoint: got {checkpoint!r}; allowed: best, last, or one of its checkpoints, step-N")
+    found = {name: file for name, file in places.items() if file.exists()}
+    if not found and checkpoint in ("best", "last"):
         raise ValueError(
             f"{str(folder)!r}: the run has exported no weights yet; start it again with the same --output to end it"
         )
+    if not found:
+        steps = sorted((folder / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
+        kept = ", ".join(path.name for path in steps) or "none"
+        raise ValueError(f"--checkpoint: got {checkpoint!r}; allowed with {str(folder)!r}: best, last, {kept}")
+    return found
+
+
+def load_models(
+    weights: Mapping[str, Path], config: Config, image_shape: tuple[int, int, int], world: World
+) -> dict[str, nn.Module]:
+    """The models of a run with these weights, by name, in eval mode."""
+    models = {}
+    for name, file in weights.items():
+        model = build_model(**config.model.architecture(name), image_shape=image_shape)
+        load_weights(model, file)
+        models[name] = model.to(world.device).eval()
     return models
 
 
@@ -69,5 +107,5 @@ def load_source(folder: Path, run: Run, world: World) -> nn.Module:
     ours, theirs = run.config.model.num_classes, config.model.num_classes
     if ours != theirs:
         raise ValueError(f"--source: got {str(folder)!r}, whose models have {theirs} classes; the run's have {ours}")
-    models = load_models(folder, config, run.data.image_shape, world)
+    models = load_models(weights_of(folder), config, run.data.image_shape, world)
     return models.get("robust", next(iter(models.values())))

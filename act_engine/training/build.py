@@ -24,6 +24,7 @@ def make_data(config: Config, world: World) -> Data:
         **vars(config.data),
         eval_batch_size=config.evaluate.batch_size,
         order_seed=config.train.seed,
+        selection=config.checkpoint.best_every_epochs is not None,
         device=world.device,
         rank=world.rank,
         world_size=world.size,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from act_engine.data import Loader
 from act_engine.learners import Learner
@@ -48,7 +49,8 @@ class Saving:
         self._writer = checkpoint.Writer(root, keep)
         self._saved_step = 0
         self.best: dict[str, Any] | None = None
-        """Step and accuracy of the best measurement so far; its checkpoint is kept for good."""
+        """Of the best measurement so far: its ``step``, whose checkpoint is kept for good, its ``accuracy``, and how
+        many measurements have come ``since``."""
 
     @property
     def failed(self) -> bool:
@@ -121,6 +123,10 @@ class Saving:
             learner.load_state_dict(tensors[name], values["learners"][name])
         self._saved_step, self.best = values["step"], values["best"]
         return self._saved_step
+
+    def tensors(self, step: int) -> dict[str, dict[str, Tensor]]:
+        """The tensors that the checkpoint of that step holds, by model's name, as the learners gave them."""
+        return checkpoint.load(self._root / f"step-{step}")[0]
 
     def _kept_for_good(self, step: int) -> set[int]:
         every = self._keep_every_epochs

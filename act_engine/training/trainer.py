@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import record_function
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ from act_engine.learners import deployed
 from act_engine.models import describe_model, load_weights
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
-from act_engine.runs.folder import EVALUATION, MEASURED, check_run, open_run, write_json
+from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
 from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step, start_model
@@ -72,6 +72,8 @@ class Trainer:
                 given = dataclasses.replace(config.data, name="given", batch_size=data.train.batch_size)
                 config = dataclasses.replace(config, data=given)
             self.data = make_data(config, world) if data is None else data
+            if config.checkpoint.best_every_epochs is not None and self.data.selection is None:
+                raise ValueError("checkpoint.best_every_epochs: got data without images to select by; allowed: null")
             self._whole = data is not None  # such a test loader gives every process all images
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
             check_evaluation(config.evaluate, config.model.num_classes)
@@ -152,20 +154,21 @@ class Trainer:
         # The signals outermost: torchrun sends SIGTERM to the survivors of a failure while they find out whose it was.
         with log, caught_signals() as caught, self.world.watched(), self._profiler(log) as profiler:
             clock, verdict = Stopwatch(), 0
-            while self.step < self.total_steps and not verdict:
+            while self.step < self.total_steps and not verdict and not self._out_of_patience():
                 for images, labels in self._batches(clock):
                     losses = self.train_step(images, labels)
                     self.pending.add(self.step, losses)
                     self.world.beat(self.step)
                     profiler.step()
                     log.advance()
-                    if self.step % self.config.train.log_every == 0 or self.step == self.total_steps:
+                    measures = self.saving.ends_epochs(self.step, self.config.checkpoint.best_every_epochs)
+                    best = measures and self._measure()
+                    if measures or self.step % self.config.train.log_every == 0 or self.step == self.total_steps:
                         self._log(log, clock)
-                    best = self._measure()
                     if best or self.saving.due(self.step):
                         self._save(log)
                     verdict = vote.cast(self._ballot(caught))
-                    if verdict or self.step == self.total_steps:
+                    if verdict or self.step == self.total_steps or self._out_of_patience():
                         break
             verdict = verdict or vote.settle()
             if verdict == CHECKPOINT_FAILED:
@@ -177,9 +180,20 @@ class Trainer:
                 name = signal.Signals(verdict).name
                 log.say(f"stopped by {name} after step {self.step}; run the same command again to go on")
                 return 128 + verdict
+            if self.step < self.total_steps:
+                log.say(f"ended after step {self.step} of {self.total_steps}: {self._patience()}")
+            self._save(log)
             with self.world.together():
                 self.saving.finish(log.say)
         return 0
+
+    def _out_of_patience(self) -> bool:
+        patience, best = self.config.checkpoint.best_patience, self.saving.best
+        return patience is not None and best is not None and best["since"] >= patience
+
+    def _patience(self) -> str:
+        best = self.saving.best
+        return f"{best['since']} measurements on held-out images without a better one than after step {best['step']}"
 
     def _save(self, log: RunLog | NoLog) -> None:
         if not self.saving.saved(self.step) and self.pending:
@@ -242,13 +256,13 @@ class Trainer:
         return int(caught[0]) if caught else 0
 
     def _measure(self) -> bool:
-        """At the end of every ``best_every_epochs``: whether the robust model is the best so far; a collective."""
-        if not self.saving.ends_epochs(self.step, self.config.checkpoint.best_every_epochs):
-            return False
+        """Measure the deployed model on the held-out images; returns whether it is the best so far; a collective."""
         name = deployed_model(self.learners)
         tensors, _ = self.learners[name].state_dict()
         attack = "none" if self.config.evaluate.attack == "none" else "pgd"
-        settings = {"attack": attack, "steps": 10, "restarts": 1, "step_size": None, "check_masking": False}
+        chosen = self.config.checkpoint
+        settings = {"attack": attack, "steps": chosen.best_steps, "loss": chosen.best_loss, "targets": 0}
+        settings |= {"restarts": 1, "step_size": None, "images": None, "check_masking": False}
         if self.config.evaluate.norm == "l1":  # in which there is no PGD
             settings |= {"norm": None, "eps": None}
         settings = dataclasses.replace(self.config.evaluate, **settings)
@@ -256,7 +270,7 @@ class Trainer:
         model.load_state_dict(deployed(tensors))
         measured = evaluate_models(
             {name: model.to(self.world.device)},
-            self.data.test,
+            self.data.selection,
             self.config.attack,
             settings,
             seed=self.config.train.seed,
@@ -265,11 +279,13 @@ class Trainer:
         )["models"][name]
         accuracy = measured["robust_accuracy"]
         accuracy = measured["clean_accuracy"] if accuracy is None else accuracy
-        self.measured = {key: value for key, value in measured.items() if isinstance(value, float)}
+        names = ("clean_accuracy", "robust_accuracy", "noise_accuracy")
+        self.measured |= {f"held_out_{key}": measured[key] for key in names if measured.get(key) is not None}
         best = self.saving.best
         if best is not None and accuracy <= best["accuracy"]:
+            self.saving.best = {**best, "since": best.get("since", 0) + 1}
             return False
-        self.saving.best = {"step": self.step, "accuracy": accuracy}
+        self.saving.best = {"step": self.step, "accuracy": accuracy, "since": 0}
         return True
 
     def _architecture(self, name: str) -> dict[str, str]:
@@ -278,24 +294,32 @@ class Trainer:
             return {}
         return describe_model(**self.config.model.architecture(name), image_shape=self.data.image_shape)
 
+    def _export(self, states: Mapping[str, dict[str, Tensor]], prefix: str) -> None:
+        for name, tensors in states.items():
+            file = self.output / f"{prefix}{name}.safetensors"
+            checkpoint.export_weights(file, deployed(tensors), self._architecture(name))
+
     def _finish(self) -> None:
-        """Export the models, measure what was exported, and say so."""
-        world = self.world
+        """Export the models, the best and the last, measure what was exported, and say so."""
+        world, best = self.world, self.saving.best
         states = {name: learner.state_dict(keep=world.is_main)[0] for name, learner in self.learners.items()}
         with world.together():
-            for name, tensors in states.items():
-                if world.is_main:
-                    file = self.output / f"{name}.safetensors"
-                    checkpoint.export_weights(file, deployed(tensors), self._architecture(name))
-        models = {}
+            if world.is_main:
+                if best is not None:
+                    self._export(states, LAST)
+                    states = self.saving.tensors(best["step"])
+                self._export(states, "")
+        models, names = {}, list(self.learners)
+        if best is not None and best["step"] != self.step:
+            names.append(LAST + deployed_model(self.learners))
         with world.together():
-            for name in self.learners:
-                models[name] = self._model(name).to(world.device).eval()
+            for name in names:
+                models[name] = self._model(name.removeprefix(LAST)).to(world.device).eval()
                 load_weights(models[name], self.output / f"{name}.safetensors")
         settings, seed = self.config.evaluate, self.config.train.seed
         found = find_evaluation(self.output / EVALUATION, models, settings, seed) if world.is_main else None
         if int(world.gather(torch.tensor([found is not None]).int())[0]):  # the run had come to its end before
-            self.evaluation, self._exported = found, models
+            self.evaluation, self._exported = found, {name: models[name] for name in self.learners}
             if world.is_main:
                 print(f"\n{format_table(found)}\nrun folder: {self.output}, measured before")
             return
@@ -313,7 +337,9 @@ class Trainer:
                 whole=self._whole,
                 on_batch=lambda images: bar.update(images * world.size),
             )
-        self._exported = models
+        if best is not None:
+            self.evaluation["selection"] = {**best, "images": self.data.selection.num_samples, "last_step": self.step}
+        self._exported = {name: models[name] for name in self.learners}
         if world.is_main:
             write_json(self.output / EVALUATION, self.evaluation)
             print(f"\n{format_table(self.evaluation)}\nrun folder: {self.output}")

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack, AttackView, input_gradient, pgd
 from act_engine.attack.agreement import disagreement, moved
+from act_engine.evaluation import PGDAttack, evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -251,3 +252,18 @@ def test_images_are_moved_by_half_the_digits():
     change = (moved(images, 2.0**-24) / images - 1) / 2.0**-12
     assert 0.99 < change.abs().min() <= change.abs().max() < 1.01
     assert 0.3 < (change > 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("kind", [odd.TokenNorm, odd.StaysInTrainMode, odd.Normalises, odd.TiedDecoder])
+def test_an_evaluation_measures_the_model_and_leaves_no_trace(kind, seeded):
+    """The labels are the model's own answers, so it is right about every image, and about fewer under attack."""
+    model, images = odd.randomise(kind()), torch.rand(64, 3, 6, 6, dtype=torch.float64)
+    state, before = copy.deepcopy(model.state_dict()), images.clone()
+    labels = copy.deepcopy(model).eval()(images.clone()).argmax(1)
+    attack = PGDAttack(0.2, 0.05, 10, 1)
+    measured = evaluate(model, [(images, labels)], attack=attack, warn=lambda text: None)
+    assert measured.clean_accuracy == 1
+    assert measured.robust_accuracy < 1
+    assert torch.equal(images, before)
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

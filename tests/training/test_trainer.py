@@ -196,11 +196,11 @@ def test_the_best_checkpoint_and_those_of_every_few_epochs_are_kept(tiny_config,
     settings = {**tiny_config, "checkpoint": checkpoints, "evaluate": {"steps": 2, "restarts": 1}}
     run(settings, tmp_path, epochs=5)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-    measured = {r["step"]: r["robust_accuracy"] for r in records if "robust_accuracy" in r}
-    last = 5 * 5  # steps an epoch
+    measured = {r["step"]: r["held_out_robust_accuracy"] for r in records if "held_out_robust_accuracy" in r}
+    assert list(measured) == [4, 8, 12, 16, 20]
+    last = 5 * 4  # steps per epoch: 26 images are held out
     saved = {int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir()}
     values = json.loads((tmp_path / "checkpoints" / f"step-{last}" / "state.json").read_text())
     best = values["best"]
-    assert saved == {10, 20, last, best["step"]}
-    assert 0 < best["accuracy"] <= 1
-    assert best["accuracy"] >= max(measured.values())
+    assert saved == {8, 16, last, best["step"]}
+    assert best["accuracy"] == max(measured.values()) == measured[best["step"]] > 0
