@@ -21,7 +21,7 @@ train-imagenet-smoke: $(VENV)/all.stamp
 	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
 
-# Every method, searched and measured alike; each part goes on where it stopped, and ends by filling the README.
+# Every method, searched and measured alike; each part goes on where it stopped, and ends by filling docs/studies.md.
 # JOBS=8 for more cores; CIFAR10=… the data's place; STUDY=cifar10_full for the whole of it on a GPU (with JOBS=1).
 JOBS ?= 2
 CIFAR10 ?=
@@ -52,7 +52,7 @@ gpu-check: $(VENV)/all.stamp
 
 gpu-bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --save-results --large
-	$(BIN)/python benchmarks/report.py --readme
+	$(BIN)/python benchmarks/report.py --docs
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

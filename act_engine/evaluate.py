@@ -14,6 +14,12 @@ QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images
 
 
 @dataclass(frozen=True)
+class Place:
+    path: str | None = None
+    """Where the test images lie by now; or another test set with classes of the run's, whose results are kept apart."""
+
+
+@dataclass(frozen=True)
 class Arguments(EvaluateConfig):
     """Measure the clean and robust accuracy of a run's models; what is not given is as the run's config has it.
 
@@ -22,6 +28,7 @@ class Arguments(EvaluateConfig):
 
     run: str | None = field(default=None, metadata={"positional": True})
     """The run's folder."""
+    data: Place = field(default_factory=Place)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     seed: int | None = None
@@ -62,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_evaluation(settings, config.model.num_classes)
             whole = settings.by_library
             which = options.get("checkpoint", Arguments.checkpoint)
-            run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which)
+            place = options.get("data.path")
+            run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which, data_path=place)
             source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
@@ -76,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=seed,
             world=world,
             source=model,
-            state=None if quick else folder / MEASURED / ("" if which == "best" else which),
+            state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
             again=options.get("again", False),
             whole=whole,
         )
@@ -90,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if quick:
             print("quick: a look, no evidence of robustness; nothing was written")
         else:
-            write_json(folder / evaluation_file(which), evaluation)
+            file = folder / evaluation_file(which)
+            if run.other_data is not None:
+                evaluation["data_path"] = run.other_data
+                file = file.with_name(f"{file.stem}_{Path(run.other_data).resolve().stem}.json")
+            write_json(file, evaluation)
     world.close()
     return 0
 

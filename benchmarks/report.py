@@ -1,7 +1,8 @@
-"""Turn results into tables and plots: ``python benchmarks/report.py [--readme]``.
+"""Turn results into tables and plots: ``python benchmarks/report.py [--docs]``.
 
 Of every device each (op, size) comes from the newest run that measured it: all its contenders were measured together.
-``--readme`` writes the tables into README.md, between their begin and end comments; without it they are printed.
+``--docs`` writes them into docs/performance.md, and a short one into README.md, between their begin and end comments;
+without it they are printed.
 """
 
 import argparse
@@ -11,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+LARGE = ("4096x1000", "32x3x224x224")
+"""Sizes of the kernels' rows in the short table."""
 KERNEL_COLUMNS = ("eager", "compile", "liger", "triton", "native")
 
 Table = dict[tuple[str, str], dict[str, dict]]
@@ -111,8 +114,36 @@ def plot(results: Table, path: Path) -> None:
     pyplot.close(figure)
 
 
-def readme_tables() -> dict[str, str]:
-    """The README's generated parts by name."""
+def documents() -> dict[Path, dict[str, str]]:
+    """The generated parts of each document, by name."""
+    return {ROOT / "docs" / "performance.md": whole_tables(), ROOT / "README.md": {"speed": speed_table()}}
+
+
+def speed_table() -> str:
+    """The training step's and the large kernels' speed-ups, a row for each device and measurement."""
+    lines = ["| what | on | × plain PyTorch | × its best form |", "| --- | --- | --- | --- |"]
+    for folder in sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()):
+        for (op, size), rows in newest_results(folder).items():
+            ratios = _speed_ups(size, rows)
+            if ratios is not None:
+                device = next(iter(rows.values()))["device"]
+                lines.append(f"| {op.replace('_', ' ')}, {size} | {device} | {ratios[0]:.1f} | {ratios[1]:.1f} |")
+    note = "The best form: of the step autocast and channels_last, of a kernel `torch.compile`. Medians."
+    return "\n".join([*lines, "", note])
+
+
+def _speed_ups(size: str, rows: dict[str, dict]) -> tuple[float, float] | None:
+    """Of the training step, or of a kernel at a large size, over plain PyTorch and over its best form."""
+    if "engine" in rows:
+        return tuple(rows[f"baseline {kind}"]["engine_speed_up"] for kind in ("float32", "autocast + channels_last"))
+    if size not in LARGE or not {"native", "eager", "compile"} <= rows.keys():
+        return None
+    fastest = min(rows[kind]["median_us"] for kind in ("native", "triton") if kind in rows)
+    return rows["eager"]["median_us"] / fastest, rows["compile"]["median_us"] / fastest
+
+
+def whole_tables() -> dict[str, str]:
+    """Every measurement, by kind."""
     devices = [newest_results(folder) for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
     return {
         "kernels": "\n\n".join(kernel_table(results) for results in devices),
@@ -148,17 +179,16 @@ def _ratio(row: dict | None, best: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readme", action="store_true", help="write the tables into README.md")
+    parser.add_argument("--docs", action="store_true", help="write the tables into docs/performance.md and README.md")
     arguments = parser.parse_args()
     for folder in RESULTS.iterdir():
         if folder.is_dir():
             plot(newest_results(folder), folder / "kernels.png")
-    tables = readme_tables()
-    if arguments.readme:
-        readme = ROOT / "README.md"
-        readme.write_text(fill(readme.read_text("utf-8"), tables), "utf-8")
-    else:
-        sys.stdout.write("\n\n".join(tables.values()) + "\n")
+    for document, tables in documents().items():
+        if arguments.docs:
+            document.write_text(fill(document.read_text("utf-8"), tables), "utf-8")
+        else:
+            sys.stdout.write("\n\n".join(tables.values()) + "\n")
 
 
 if __name__ == "__main__":

@@ -202,8 +202,7 @@ void run_on_cpu(const PairLoss& p) {
 #ifdef ACT_WITH_CUDA
 void run_on_cuda(const PairLoss& p, float* means, const at::Tensor& z) {
   const c10::cuda::CUDAGuard guard(z.device());
-  const at::Tensor scratch = at::empty({pair_loss_scratch(p)}, z.options().dtype(at::kByte));
-  C10_CUDA_CHECK(launch_pair_loss(p, means, scratch.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(launch_pair_loss(p, means, c10::cuda::getCurrentCUDAStream()));
 }
 #endif
 

@@ -2,9 +2,13 @@
 
 import copy
 import os
+import tempfile
 
 import pytest
 import torch
+
+CACHE = tempfile.TemporaryDirectory(prefix="act-engine-cache-")
+os.environ["ACT_ENGINE_CACHE"] = CACHE.name  # of commands that tests start too
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, which decides at its import

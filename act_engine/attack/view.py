@@ -66,9 +66,10 @@ class AttackView:
     `why_not_folded` says why where the whole model could not be looked into. On a CPU with AMX, small images go through
     bfloat16 convolutions side by side (`SideBySideConv2d`).
 
-    The first batch is compared with the model, to rounding (`disagreement`). Where they differ, where the model cannot
-    be copied, and where it becomes another at each step, every call goes through the model itself instead, which is
-    slower: a warning says so once, and `why_live` keeps the reason.
+    The first batch is compared with the model, to rounding (`disagreement`). Where they differ, the copy keeps the
+    images' own layout (`why_not_channels_last`), which a forward may need that takes a `Tensor.view`. Where they still
+    differ, where the model cannot be copied, and where it becomes another at each step, every call goes through the
+    model itself instead, which is slower: a warning says so once, and `why_live` keeps the reason.
 
     A call outside `ready` first takes over what has changed in the model: weights (written to in place, as optimizers
     do), statistics, attributes, submodules. `ready` takes over everything at its beginning, writes through ``.data``
@@ -98,6 +99,7 @@ class AttackView:
         self._fold, self._compile = fold, compile
         self._live = LiveView(self.source, self._live_pass)
         self.module: nn.Module | None = None
+        self.why_not_channels_last: str | None = None
         self.why_live: str | None = None
         self.generation = 0
         """Rises with each new copy, whose tensors lie elsewhere."""
@@ -187,7 +189,8 @@ class AttackView:
         if self.memory_format is torch.channels_last:
             for tensor in (*self.module.parameters(), *self.module.buffers()):
                 if tensor.dim() == 4:
-                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+                    # `contiguous` leaves the strides of one grey channel, by which convolutions choose their layout.
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if self.dtype is not None:
             for layer in self.module.modules():
                 if type(layer) in PRODUCERS:
@@ -229,6 +232,7 @@ class AttackView:
         random = _random_state(batch)
         logits: Tensor | None = None
         failure: str | None = None
+        other_axis: str | None = None
         try:
             # In train mode, so that a copy that still reaches into the model by one of its functions shows it.
             with untouched(self.source), _in_train_mode(self.source):
@@ -237,20 +241,27 @@ class AttackView:
                 if self._contents.change() or not all(map(is_, tensors, self._contents.tensors())):
                     failure = "a function in it sets attributes of the model that was copied"
         except OtherAxis as error:
-            self._unfoldable.add(error.norm)
-            self._build()
-            return self(images)
+            other_axis = error.norm
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"
-        difference = self._difference(logits, images.detach(), random) or failure  # raises what the model itself raises
-        if difference is not None:
-            self._go_live(f"its copy for attacks is not the same model ({difference})")
-            return self(images)
-        self._compared = True
-        self._inputs.seen(batch)
-        return logits
+        if other_axis is not None:
+            self._unfoldable.add(other_axis)
+            self._build()
+        else:
+            difference = self._difference(logits, images.detach(), random) or failure  # or raises what the model raises
+            if difference is None:
+                self._compared = True
+                self._inputs.seen(batch)
+                return logits
+            if self.memory_format is torch.channels_last:
+                self.memory_format, self.why_not_channels_last = torch.contiguous_format, difference
+                self._build()
+            else:
+                self._go_live(f"its copy for attacks is not the same model ({difference})")
+        _set_random_state(batch, random)  # the pass is made again
+        return self(images)
 
     @torch.no_grad()
     def _difference(self, logits: Tensor | None, images: Tensor, random: list[Tensor]) -> str | None:

@@ -19,14 +19,21 @@ def user_errors() -> Iterator[None]:
     """Turn a user's mistake (ValueError, OSError) into its one line on stderr and exit code 2.
 
     Under torchrun rank 0 alone prints it: every process reads the same words, and mistakes that only one of them can
-    notice reach rank 0 through `World.together`.
+    notice reach rank 0 through `World.together`. Once the processes are connected, what is left is one's own, such as
+    an image that it cannot read: it says so itself.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or _connected():
+            print(f"error: {f'rank {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _connected() -> bool:
+    distributed = sys.modules.get("torch.distributed")  # not imported for it: a typo need not wait for torch
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def read_options(

@@ -106,8 +106,14 @@ class DataConfig:
     train_size_epochs; empty: image_size throughout."""
     train_size_epochs: tuple[int, ...] = ()
     """The epochs before which the picture side changes, rising."""
+    decode: Literal["auto", "cpu"] = "auto"
+    """image_folder, webdataset: decode training images on the GPU where there is one (auto), or on the CPU."""
     bad_images: Literal["error", "skip"] = "error"
-    """An unusable image file stops the run (error), or is left out and counted (skip)."""
+    """An unusable image file stops the run (error), or is left out and counted (skip); one that turns out so in mid-run
+    is then replaced by another, and named."""
+    index: str = "auto"
+    """image_folder, webdataset: where what was found is kept for the next start: auto (the user's cache folder), a
+    folder, renew (auto, but listed anew: for files that were changed where they lie), or off."""
     download: bool = False
     """cifar10, cifar100: fetch the official archive into path if it is not there."""
 

@@ -13,6 +13,7 @@ from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
 from act_engine.data.given import GivenLoader, as_loader, given_data
+from act_engine.data.identity import describe_data, identity, require_same
 from act_engine.data.registry import Facts, Source, find_source, sources
 from act_engine.data.selection import select, usual_selection
 from act_engine.data.splits import Pictures, Splits
@@ -29,15 +30,18 @@ __all__ = [
     "as_loader",
     "build_data",
     "data_facts",
+    "describe_data",
     "find_source",
     "given_data",
+    "identity",
+    "require_same",
     "sources",
     "usual_selection",
 ]
 
 OWN_SETTINGS = (  # those that a data set may lack; then they stay as they are by default
-    *("path", "download", "bad_images", "holdout"),
-    *("image_size", "eval_resize", "train_sizes", "train_size_epochs"),
+    *("path", "download", "bad_images", "holdout", "index"),
+    *("image_size", "eval_resize", "train_sizes", "train_size_epochs", "decode"),
 )
 
 logger = logging.getLogger(__name__)
@@ -68,8 +72,12 @@ def build_data(
     eval_resize: int | None = None,
     train_sizes: Sequence[int] = (),
     train_size_epochs: Sequence[int] = (),
+    decode: str = "auto",
     bad_images: str = "error",
     download: bool = False,
+    index: str = "auto",
+    train: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Data:
     """Return the loaders of data set `name` (one of `sources()`) for this rank.
 
@@ -81,21 +89,27 @@ def build_data(
     images that are tested on, where there is no held-out split.
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
     image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
-    before, between and after the epochs `train_size_epochs` (empty: `image_size`).
+    before, between and after the epochs `train_size_epochs` (empty: `image_size`); `decode` "cpu" leaves the GPU to the
+    training, where "auto" decodes on it.
     `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says how many (also in
-    `Data.bad_images`). `download` lets cifar10 and cifar100 be fetched into `path`.
+    `Data.bad_images`); one that turns out so in mid-run is then replaced by another. `download` lets cifar10 and
+    cifar100 be fetched into `path`. `index`: where image_folder and webdataset keep what they found (as in `indexed`).
+    Without `train` there are only the test images (`Data.train` is None), and of files no others are looked at;
+    image_folder then takes labels by `class_names`, where they are given.
     ValueError or FileNotFoundError name the setting that is wrong, one that this data set does not have among them.
     """
     options = {**locals(), "path": expanded(path)}
     source = find_source(name)
     _check_settings(source, options)
-    splits = source.read(options)
+    if not train:  # nor are there images to choose checkpoints by
+        options |= {"selection": False, "selection_samples": None}
+    splits = source.read({**options, "train": train or validation_samples is not None or holdout is not None})
     splits = select(splits, **{key: options[key] for key in inspect.signature(select).parameters if key != "splits"})
     if num_classes is not None and num_classes < splits.num_classes:
         raise ValueError(
             f"model.num_classes: got {num_classes}; {name} has {splits.num_classes} classes, so at least that many"
         )
-    order = {"seed": order_seed, "rank": rank, "world_size": world_size}
+    order = {"seed": order_seed, "rank": rank, "world_size": world_size, "classes": splits.classes}
     augment = augment or source.augmentations[0]
     if source.streamed:
         eval_resize = eval_resize or round(image_size / 0.875)
@@ -106,6 +120,7 @@ def build_data(
             "eval_resize": eval_resize,
             "workers": workers,
             "bad_images": bad_images,
+            "decode": decode,
         }
         growing = {"train_sizes": train_sizes, "train_size_epochs": train_size_epochs}
     else:
@@ -115,11 +130,14 @@ def build_data(
     def held_out(part: Any) -> Loader | None:
         return part and loader(part, eval_batch_size or batch_size, shuffle=False, device=device, **view, **order)
 
-    train = loader(splits.train, batch_size, shuffle=True, augment=augment, device=device, **growing, **view, **order)
+    trained = None
+    if train:
+        options = {"augment": augment, "device": device, **growing, **view, **order}
+        trained = loader(splits.train, batch_size, shuffle=True, **options)
     if splits.bad and rank == 0:
         logger.warning("data.bad_images: left out %d image(s); the first: %s", len(splits.bad), splits.bad[0])
     return Data(
-        train,
+        trained,
         held_out(splits.test),
         num_classes or splits.num_classes,
         shape,

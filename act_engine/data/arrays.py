@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from act_engine.data.contract import Batch
+from act_engine.data.identity import identity_of
 from act_engine.data.order import OrderedLoader
 
 CROP_PADDING = 4  # pixels, as in the published CIFAR recipes
@@ -30,12 +31,18 @@ class ArrayLoader(OrderedLoader):
         *,
         augment: str = "none",
         device: str | torch.device = "cpu",
+        classes: Sequence[str] | None = None,
         **order: Any,
     ) -> None:
         super().__init__(len(images), batch_size, **order)
         self.images = torch.from_numpy(images).to(device)
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self.augment = augment
+        self.classes = classes
+
+    def identity(self) -> dict[str, Any]:
+        images, labels = self.images.cpu().numpy(), self.labels.cpu().numpy()
+        return identity_of(labels, self.classes, [repr((images.shape, images.dtype)).encode(), images])
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         indices = self._on_device(self.positions(epoch))

@@ -21,8 +21,8 @@ MOST_BYTES = 2**28  # of one file of the archive; the largest official one has 1
 LAST_BYTE = 2**30  # of the archive, unpacked; the official ones have 180 million
 
 
-# of pickles that hold plain values and one array; see pickletools
-OPCODES = b"\x80.(012)]}" + b"FGIJKLMNRSTUVX" + b"abcdeghjlpqrstu" + b"\x85\x86\x87\x88\x89\x8a\x8b"
+# Of pickles up to protocol 4 that hold plain values and arrays; see pickletools.
+OPCODES = b"\x80.(012)]}" + b"BCFGIJKLMNRSTUVX" + b"abcdeghjlpqrstu" + bytes([*range(0x85, 0x8F), 0x93, 0x94, 0x95])
 
 
 class _Official(NamedTuple):
@@ -194,7 +194,7 @@ class _InertUnpickler(pickle._Unpickler):
 
     Nothing that a pickle names is called: NumPy's own constructors would follow sizes and pointers that the file
     chose. The one in Python keeps its memo in a dict, so a memo index does not reserve memory; opcodes beyond those of
-    the official files (protocol 2) are unknown to it.
+    plain values and arrays are unknown to it.
     """
 
     dispatch = {code: pickle._Unpickler.dispatch[code] for code in OPCODES}  # noqa: RUF012

@@ -37,6 +37,9 @@ class Loader(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last batch handed out, as JSON values."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return what tells the split from another wherever it lies, as JSON values; see `identity_of`."""
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next `epoch(index)` go on exactly there; ValueError when the data or its sharding is another."""
 
@@ -48,7 +51,7 @@ class Data:
     `image_shape` is (C, H, W); `bad_images` counts the unusable ones that were left out. `selection` holds images to
     choose checkpoints by, which are neither trained on nor reported on; None: not asked for. `classes` are their names
     in label order, where the data names them. `notes` tell how the data was read, a line each; `unused` the names of
-    files that were left aside, by split and kind.
+    files that were left aside, by split and kind. `train` is None only where it was not asked for.
     """
 
     train: Loader

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".bmp", ".pg
 
 
 class Texts:
-    """N texts in one array of bytes, `[bytes]` uint8, each between its `begins` and `ends`, `[N]` int64."""
+    """N texts in one array of bytes, `[bytes]` uint8, each between its `begins` and `ends`, `[N]`, rising."""
 
     def __init__(self, data: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
         self.data, self.begins, self.ends = data, begins, ends
@@ -34,13 +35,13 @@ class Texts:
     def of(cls, texts: Iterable[str]) -> Texts:
         """Lay out `texts`; bytes that are no UTF-8 come as surrogates and come back so."""
         encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        return cls.laid_out(np.frombuffer(b"".join(encoded), np.uint8), np.array([*map(len, encoded)], np.uint16))
+        edges = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return cls.between(np.frombuffer(b"".join(encoded), np.uint8), edges)
 
     @classmethod
-    def laid_out(cls, data: np.ndarray, lengths: np.ndarray) -> Texts:
-        """Texts that lie in `data` one after the other."""
-        ends = np.cumsum(lengths, dtype=np.int64)
-        return cls(data, ends - lengths, ends)
+    def between(cls, data: np.ndarray, edges: np.ndarray) -> Texts:
+        """Texts that lie in `data` one after the other, between `edges` `[N + 1]`."""
+        return cls(data, edges[:-1], edges[1:])
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -48,8 +49,15 @@ class Texts:
     def __getitem__(self, index: int) -> str:
         return self.data[self.begins[index] : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
 
+    def joined(self) -> np.ndarray:
+        """The bytes of all texts one after the other, `[bytes]` uint8; those of texts that `keep` left out are not."""
+        edges = np.zeros(len(self.data) + 1, np.int8)
+        edges[self.begins] += 1
+        edges[self.ends] -= 1
+        return self.data[np.cumsum(edges[:-1], dtype=np.int8).view(bool)]
+
     def keep(self, kept: np.ndarray) -> Texts:
-        """The texts whose indices are `kept`; the bytes stay where they are."""
+        """The texts whose indices are `kept`, rising; the bytes stay where they are."""
         return Texts(self.data, self.begins[kept], self.ends[kept])
 
 
@@ -91,12 +99,23 @@ class ImageFiles:
             OSError: the file cannot be read.
             BadImage: it is another file by now, or PIL cannot decode what has to be a PPM.
         """
-        content = read_part(self.path(index), int(self.offsets[index]), int(self.lengths[index]))
-        if len(content) != self.lengths[index]:
-            raise BadImage(f"{len(content):,} bytes are left of {self.lengths[index]:,}")
+        length = int(self.lengths[index])
+        content = read_part(self.path(index), int(self.offsets[index]), length + (not self.packed))
+        if len(content) != length:
+            problem = "has fewer" if len(content) < length else "has more"
+            raise BadImage(
+                f"it {problem} than the {length:,} bytes of when it was listed (--data.index renew lists anew)"
+            )
         if content.startswith((JPEG_START, PNG_START)):
             return content
         return ppm_of(content)
+
+    def content(self) -> list[Any]:
+        """What tells these images from others, wherever they lie: names, bytes and sizes in pixels."""
+        names = "\0".join(self.containers).encode("utf-8", "surrogateescape")
+        lengths = self.texts.ends.astype(np.int64) - self.texts.begins.astype(np.int64)
+        pixels, held = self.sizes.astype(np.int64), self.holders.astype(np.int64)
+        return [names, held, self.texts.joined(), lengths, self.lengths.astype(np.int64), pixels]
 
     def keep(self, kept: np.ndarray) -> ImageFiles:
         """The images whose indices are `kept`."""

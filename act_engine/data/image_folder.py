@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from act_engine.data.files import IMAGE_SUFFIXES
+from act_engine.data.index import indexed
 from act_engine.data.label_lists import find_list, list_labelled
 from act_engine.data.listing import Found, Listing, as_splits, gather, stamp
 from act_engine.data.places import (
@@ -32,13 +33,22 @@ KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")  # where ImageNet lies in what Kaggle
 
 
 def image_folder(
-    path: str | None, workers: int, bad_images: str, num_classes: int | None = None, holdout: float | None = None
+    path: str | None,
+    workers: int,
+    bad_images: str,
+    num_classes: int | None = None,
+    holdout: float | None = None,
+    index: str = "auto",
+    train: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> Splits:
     """List the images of `path`/train and of its held-out splits: val, valid, validation, dev or test.
 
     A split is a folder of class folders, whose images may lie in subfolders, as torchvision reads it; or a list
     SPLIT.csv or SPLIT.txt of image and class, for a flat folder SPLIT or with paths from `path`. With `holdout` there
-    is no held-out split: `path` or `path`/train holds the class folders.
+    is no held-out split: `path` or `path`/train holds the class folders. Without `train` only the held-out images are
+    listed; then `class_names` are the classes that labels are given by, of which a test set, which `path` itself may
+    be, can lack some. `index` as in `indexed`.
 
     Raises:
         ValueError, FileNotFoundError: nothing usable is there, or what is meant is not clear; one line.
@@ -50,6 +60,11 @@ def image_folder(
     elif root.parts[-3:] == KAGGLE.parts:
         outer = root.parents[2]
     folders = {name: root / entry for name, entry in _split_folders(root).items()}
+    if class_names is not None and not train:
+        tested, _, notes = choose(folders, root)
+        place = root if tested is None else folders[tested]
+        listing = relabelled(indexed_classes(place, workers, index), tuple(class_names), place, whole=False)
+        return as_splits({"test": listing}, bad_images=bad_images, num_classes=num_classes, notes=notes)
     lists = _find_lists(folders, dict.fromkeys((root, outer)))
     if TRAIN not in {*folders, *lists}:
         if holdout is None or folders or lists or not _class_folders(root):
@@ -75,10 +90,16 @@ def image_folder(
         )
     names = {"train": TRAIN, "test": tested, "selection": selecting}
     listings: dict[str, Listing] = {}
+    classes = None
+    if not train and TRAIN not in lists:
+        del names["train"]
+        classes = tuple(sorted(_class_folders(folders[TRAIN])))
     for split, name in names.items():
-        if name is not None:
-            classes = listings["train"].classes if listings else None
-            listings[split] = _list_split(name, folders.get(name), lists.get(name), root, classes, workers)
+        if name is not None and name in lists:
+            listings[split] = list_labelled(lists[name], folders.get(name), root, classes)
+        elif name is not None:
+            listings[split] = relabelled(indexed_classes(folders[name], workers, index), classes, folders[name])
+        classes = listings["train"].classes if "train" in listings else classes
     return as_splits(listings, bad_images=bad_images, num_classes=num_classes, notes=notes, names=names)
 
 
@@ -103,12 +124,9 @@ def _find_lists(folders: dict[str, Path], places: Iterable[Path]) -> dict[str, P
     return found
 
 
-def _list_split(
-    name: str, folder: Path | None, file: Path | None, root: Path, classes: tuple[str, ...] | None, workers: int
-) -> Listing:
-    if file is not None:
-        return list_labelled(file, folder, root, classes)
-    return relabelled(list_class_folders(folder, workers), classes, folder)
+def indexed_classes(folder: Path, threads: int, index: str) -> Listing:
+    """The images under `folder`/CLASS/ as `list_class_folders` finds them, out of their index where it holds."""
+    return indexed(folder, "class folders", lambda: list_class_folders(folder, threads), index=index)
 
 
 def list_class_folders(folder: Path, threads: int = 2) -> Listing:
@@ -117,6 +135,7 @@ def list_class_folders(folder: Path, threads: int = 2) -> Listing:
     Raises:
         ValueError: there are no class folders, one holds no image, or two differ by case alone.
     """
+    own = stamp(folder)
     unused: dict[str, list[str]] = defaultdict(list)
     classes = []
     for entry in scan(folder):
@@ -136,7 +155,6 @@ def list_class_folders(folder: Path, threads: int = 2) -> Listing:
         _walk(folder, classes[label], label, parts, left)
         return sorted(parts, key=lambda part: part.container), left
 
-    own = stamp(folder)
     with ThreadPoolExecutor(threads, thread_name_prefix="list-images") as pool:
         walked = list(pool.map(walk, range(len(classes))))
     for name, (parts, left) in zip(classes, walked, strict=True):
@@ -211,12 +229,18 @@ def kind_of(entry: os.DirEntry[str]) -> str:
     return os.path.splitext(entry.name)[1].lower() or "without suffix"
 
 
-def relabelled(listing: Listing, classes: tuple[str, ...] | None, folder: Path | None) -> Listing:
-    """A held-out listing with the labels of the training `classes`, which must be its own; ValueError otherwise."""
+def relabelled(
+    listing: Listing, classes: tuple[str, ...] | None, folder: Path | None, *, whole: bool = True
+) -> Listing:
+    """A held-out listing with the labels of the training `classes`, which must be its own; ValueError otherwise.
+
+    Without `whole` it may lack some of them.
+    """
     if classes is None:
         return listing
     ours, theirs = ({same_name(name): name for name in names} for names in (listing.classes, classes))
-    for lacking, present, problem in ((ours, theirs, "lacks"), (theirs, ours, "has, and train/ lacks,")):
+    sides = ((theirs, ours, "has, and train/ lacks,"), *(((ours, theirs, "lacks"),) if whole else ()))
+    for lacking, present, problem in sides:
         odd = sorted(present.keys() - lacking.keys())
         if odd:
             raise ValueError(

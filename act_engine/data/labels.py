@@ -15,8 +15,8 @@ def count_classes(
 ) -> int:
     """Return how many classes the labels of the splits (`"train"`, `"test"`, …) tell apart, or ask about them.
 
-    `num_classes` is what the user said, which allows for classes without images; that is noted. `name` says of a split
-    and an index which image that is.
+    Without the split `"train"` only labels that are too high are refused. `num_classes` is what the user said, which
+    allows for classes without images; that is noted. `name` says of a split and an index which image that is.
 
     Raises:
         ValueError: a label is negative or too high, the labels begin at 1, or training lacks a class.
@@ -33,12 +33,14 @@ def count_classes(
                 f"data.path: {first} has label {value} ({len(wrong)} such image(s)); allowed: 0 to {limit - 1}"
                 + ("" if num_classes else ", less than there are images")
             )
-        ask = "; the labels begin at 1, subtract 1" if _begin_at_one(labels["train"]) else ""
+        ask = "; the labels begin at 1, subtract 1" if _begin_at_one(next(iter(labels.values()))) else ""
         raise ValueError(
             f"model.num_classes: got {num_classes}, but {first} has label {value} ({len(wrong)} such image(s)); "
             f"allowed: labels of 0 to {num_classes - 1}{ask}"
         )
     found = 1 + max(int(values.max()) for values in labels.values())
+    if "train" not in labels:
+        return found
     present = np.zeros(num_classes or found, bool)
     present[labels["train"]] = True
     missing = np.flatnonzero(~present[:found])

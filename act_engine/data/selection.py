@@ -59,12 +59,12 @@ def select(
         kept = {name: part.keep(np.flatnonzero(part.labels < classes)) for name, part in parts.items()}
         named = splits.classes and splits.classes[:classes]
         splits = replace(splits, **kept, num_classes=classes, classes=named)
-    usual = usual_selection(len(splits.train))
+    whole = 0 if splits.train is None else len(splits.train)
     if validation_samples is not None:
         held, train = _hold(splits.train, "validation_samples", validation_samples, np.random.default_rng([seed, 1]))
         splits = replace(splits, train=train, test=held)
     if selection_samples is None and selection:
-        selection_samples = usual
+        selection_samples = usual_selection(whole)
     if selection_samples is None:
         splits = replace(splits, selection=None)
     elif splits.selection is not None:
@@ -74,12 +74,12 @@ def select(
     else:
         held, train = _hold(splits.train, "selection_samples", selection_samples, np.random.default_rng([seed, 4]))
         splits = replace(splits, train=train, selection=held)
-    if train_samples is not None:
+    if train_samples is not None and splits.train is not None:
         count = len(splits.train)
         _require(1 <= train_samples <= count, "train_samples", train_samples, f"1 to {count}")
         kept = balanced(splits.train.labels, train_samples, np.random.default_rng([seed, 2]))
         splits = replace(splits, train=splits.train.keep(kept))
-    if label_noise:
+    if label_noise and splits.train is not None:
         random = np.random.default_rng([seed, 3])
         labels = splits.train.labels
         replaced = random.random(len(labels)) < label_noise

@@ -23,7 +23,7 @@ class Member(NamedTuple):
     size: int  # bytes
 
 
-class BadArchive(Exception):
+class BadArchive(ValueError):
     """Why bytes are no whole archive."""
 
 
@@ -39,6 +39,8 @@ def members(file: BinaryIO) -> Iterator[Member]:
         header = file.read(BLOCK)
         if not header:
             raise BadArchive("it has no end marker, so a part of it may be missing")
+        if position == 0 and header.startswith(COMPRESSED):
+            raise BadArchive("it is compressed")
         if len(header) < BLOCK:
             raise BadArchive(f"it ends within the header at byte {position}")
         if not header.strip(b"\0"):
@@ -70,8 +72,6 @@ def members(file: BinaryIO) -> Iterator[Member]:
 
 
 def _check(header: bytes, position: int) -> None:
-    if position == 0 and header.startswith(COMPRESSED):
-        raise BadArchive("it is compressed")
     if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156], position):
         raise BadArchive(f"the header at byte {position} is damaged")
 

@@ -8,11 +8,13 @@ import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from act_engine.data import tar
 from act_engine.data.files import IMAGE_SUFFIXES
 from act_engine.data.foreign import BadFile, one_line, parsing
+from act_engine.data.index import indexed
 from act_engine.data.listing import Found, Listing, as_splits, gather, stamp
 from act_engine.data.places import HELD_OUT, TRAIN, choose, is_service, scan
 from act_engine.data.registry import Facts, Source
@@ -26,13 +28,20 @@ MOST_SHARDS = 100_000
 
 
 def webdataset(
-    path: str | None, workers: int, bad_images: str, num_classes: int | None = None, holdout: float | None = None
+    path: str | None,
+    workers: int,
+    bad_images: str,
+    num_classes: int | None = None,
+    holdout: float | None = None,
+    index: str = "auto",
+    train: bool = True,
 ) -> Splits:
     """List the samples of the shards at `path`, split by the words train, val, valid, validation, dev and test.
 
     `path` is a folder of shards, whose names or folders hold such a word; a brace list such as
     DATA/{train,val}-{000..127}.tar; or a text file with a shard a line. A sample is KEY.jpg (or another suffix of
     images) with its label in KEY.cls, KEY.cls.txt, KEY.json (`label`, `cls` or `class`) or KEY.txt: a whole number.
+    Without `train` only the held-out shards are listed. `index` as in `indexed`.
 
     Raises:
         ValueError, FileNotFoundError: nothing usable is there, or what is meant is not clear; one line.
@@ -55,8 +64,14 @@ def webdataset(
             "hold out a tenth of the images"
         )
     names = {"train": TRAIN, "test": tested, "selection": selecting}
-    listings = {split: list_shards(root, by_split[name], workers) for split, name in names.items() if name is not None}
-    listings["train"].unused.update(left)
+    if not train:
+        del names["train"]
+    listings = {}
+    for split, name in names.items():
+        if name is not None:
+            make = partial(list_shards, root, by_split[name], workers)
+            listings[split] = indexed(root, "\0".join(by_split[name]), make, index=index)
+    next(iter(listings.values())).unused.update(left)
     return as_splits(listings, bad_images=bad_images, num_classes=num_classes, notes=notes, names=names)
 
 
@@ -112,7 +127,7 @@ def expand_braces(text: str) -> list[str]:
     if found is None:
         if "{" in text or "}" in text:
             raise ValueError(
-                f"data.path: got {text!r}, whose braces do not match; allowed: {{train,val}}-{{000..127}}.tar"
+                f"data.path: got {text!r}; allowed: braces that match, such as {{train,val}}-{{000..127}}.tar"
             )
         return [text]
     inner = found.group(1)
@@ -247,7 +262,9 @@ def _read_label(content: bytes, name: str) -> int:
     if name.lower().endswith(".json"):
         with parsing(name, "is not JSON with a label"):
             values = json.loads(text)
-            text = next((str(values[key]) for key in JSON_KEYS if key in values), repr(text[:20]))
+            if not isinstance(values, dict) or not any(key in values for key in JSON_KEYS):
+                raise ValueError(f"it has none of {', '.join(JSON_KEYS)}")
+            text = next(str(values[key]) for key in JSON_KEYS if key in values)
     if not re.fullmatch(r"[+-]?\d{1,18}", text):
         raise BadFile(f"data.path: {name} holds {content[:20]!r}; a label is one whole number")
     return int(text)

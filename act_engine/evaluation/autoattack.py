@@ -63,7 +63,8 @@ class AutoAttack:
     def __call__(self, view: WatchedView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
         watched = WatchedView(self._view, view.record)
         x = unit_range(x).contiguous()  # the library takes views of it, which channels_last would not allow
-        return (survives & self._run(watched, x, y, place.seed))[None]
+        with self._view.ready():
+            return (survives & self._run(watched, x, y, place.seed))[None]
 
     def _run(self, view: WatchedView, x: Tensor, y: Tensor, seed: int) -> Tensor:
         """Which of the images withstand all attacks [B]; what the library warns of goes into the view's record."""

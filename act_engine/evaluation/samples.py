@@ -24,10 +24,11 @@ def adversarial_images(
     """The last iterates [B, C, H, W] of one run of `attack` on clean `images`, float in [0, 1]; no trace in `model`."""
     images, labels = check_batch(images, labels)
     check_range(images)
-    view = WatchedView(AttackView(model))
+    view = AttackView(model)
     found = []
-    for first in range(0, len(images), batch_size):
-        x, y = images[first : first + batch_size], labels[first : first + batch_size]
-        start = Place(first, len(images), seed).start(x, attack.eps, attack.norm, 0)
-        found.append(attack.perturb(view, x, y, start))
+    with view.ready():
+        for first in range(0, len(images), batch_size):
+            x, y = images[first : first + batch_size], labels[first : first + batch_size]
+            start = Place(first, len(images), seed).start(x, attack.eps, attack.norm, 0)
+            found.append(attack.perturb(WatchedView(view), x, y, start))
     return torch.cat(found)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor
 from act_engine.parallel.heartbeat import Heartbeat
 
 DAY = 86_400
+T = TypeVar("T")
 
 
 class ProcessLost(RuntimeError):
@@ -61,6 +63,25 @@ class World:
         dist.all_reduce(summed, group=patient)
         dist.destroy_process_group(patient)
         return summed.tolist()
+
+    def main_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on this rank; rank 0 is through with it before the others begin, however long it takes.
+
+        A collective. A user's mistake ends all ranks, as in `together`.
+        """
+        made, mistake = None, None
+        if self.is_main:
+            try:
+                made = make()
+            except (ValueError, OSError) as error:
+                mistake = error
+        self.total([0])
+        with self.together():
+            if mistake is not None:
+                raise mistake
+            if not self.is_main:
+                made = make()
+        return made
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import yaml
 from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
+DATA = "data.json"
 MEASURED = "measured"
 """Folder of what an evaluation has done so far, batch by batch."""
 LAST = "last."
@@ -26,6 +27,9 @@ FREE = (
     "train.accumulate",
     "data.batch_size",
     "data.workers",
+    "data.path",  # the data itself is told apart, wherever it lies
+    "data.index",
+    "data.download",
     "parallel.",
     "checkpoint.",
     "evaluate.",
@@ -53,7 +57,7 @@ def check_run(folder: Path, config: Config) -> None:
         raise ValueError(f"--output: {str(folder)!r} holds files, but no run; choose a new or empty folder")
 
 
-def open_run(folder: Path, config: Config, environment: dict[str, Any]) -> None:
+def open_run(folder: Path, config: Config, environment: dict[str, Any], data: dict[str, Any]) -> None:
     """Make the folder, which `check_run` found fit, or refresh what it says about the run.
 
     Raises:
@@ -64,6 +68,7 @@ def open_run(folder: Path, config: Config, environment: dict[str, Any]) -> None:
     try:
         write_text(folder / CONFIG, yaml.safe_dump(to_mapping(config), sort_keys=False))
         write_json(folder / ENVIRONMENT, environment)
+        write_json(folder / DATA, data)
     except OSError:
         if not existed:
             folder.rmdir()

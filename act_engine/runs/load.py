@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from act_engine.config import Config
-from act_engine.data import Data, build_data
+from act_engine.data import Data, build_data, identity, require_same
 from act_engine.models import build_model, load_weights
 from act_engine.parallel import World
+from act_engine.runs.data import read_data
 from act_engine.runs.folder import LAST, read_config
 
 MODELS = ("robust", "natural")
@@ -23,6 +24,8 @@ class Run:
     models: dict[str, nn.Module]
     weights: dict[str, Path]
     data: Data
+    other_data: str | None = None
+    """Where the data lies that was asked for, if it is not that which the run was measured on."""
 
 
 def load_run(
@@ -32,26 +35,46 @@ def load_run(
     *,
     whole: bool = False,
     checkpoint: str = "best",
+    data_path: str | None = None,
 ) -> Run:
     """Read a run back from its folder: its models, in eval mode, and its data.
 
-    The data is this process's part of it, or with `whole` all of it. `checkpoint` is as in `weights_of`.
+    The data is this process's part of it, or with `whole` all of it. `checkpoint` is as in `weights_of`. With
+    `data_path` the data lies there by now, or it is another test set with classes of the run's.
 
     Raises:
-        ValueError: the folder holds no run, or none of these weights.
+        ValueError: the folder holds no run, or none of these weights; or the data is not the run's.
     """
     config = read_config(folder)
     batch_size = eval_batch_size or config.evaluate.batch_size
+    recorded = read_data(folder, lambda message: print(f"warning: {message}") if world.is_main else None)
+    settings = vars(config.data)
+    if data_path is not None:
+        settings = {**settings, "path": data_path, "class_names": recorded.get("test", {}).get("classes")}
     data = build_data(
-        **vars(config.data),
+        **settings,
         eval_batch_size=batch_size,
         order_seed=config.train.seed,
         device=world.device,
         rank=0 if whole else world.rank,
         world_size=1 if whole else world.size,
+        train=False,
     )
+    other = None
+    try:
+        require_same(recorded.get("test"), identity(data.test), "test", str(folder))
+    except ValueError as difference:
+        if data_path is None:
+            raise
+        other = data_path
+        if world.is_main:
+            print(f"{difference}; they are measured as another test set")
+    if data.num_classes > config.model.num_classes:
+        raise ValueError(
+            f"data.path: {data_path} has {data.num_classes} classes; allowed: the run's {config.model.num_classes}"
+        )
     weights = weights_of(folder, checkpoint)
-    return Run(config, load_models(weights, config, data.image_shape, world), weights, data)
+    return Run(config, load_models(weights, config, data.image_shape, world), weights, data, other)
 
 
 def weights_of(folder: Path, checkpoint: str = "best") -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from act_engine.data import Loader
+from act_engine.data import Loader, identity, require_same
 from act_engine.learners import Learner
 from act_engine.parallel import World
 from act_engine.training import checkpoint
@@ -48,6 +48,7 @@ class Saving:
         self._stop_on_error = stop_on_error
         self._writer = checkpoint.Writer(root, keep)
         self._saved_step = 0
+        self._identity = identity(loader) if world.is_main else None
         self.best: dict[str, Any] | None = None
         """Of the best measurement so far: its ``step``, whose checkpoint is kept for good, its ``accuracy``, and how
         many measurements have come ``since``."""
@@ -79,6 +80,7 @@ class Saving:
                 return
             say(f"warning: {self._writer.take_error()}; going on without that checkpoint")
         values: dict[str, Any] = {"step": step, "data": self._loader.state_dict(), "best": self.best}
+        values["train_images"] = self._identity
         values["learners"] = {name: plain for name, (_, plain) in states.items()}
         tensors = {name: group for name, (group, _) in states.items()}
         self._writer.save(step, tensors, values, self._kept_for_good(step))
@@ -119,6 +121,8 @@ class Saving:
         with self._world.together():
             tensors, values = checkpoint.load(self._root / f"step-{step}")
             self._loader.load_state_dict(values["data"])
+            if self._world.is_main:
+                require_same(values.get("train_images"), self._identity, "train", f"{self._root / f'step-{step}'}")
         for name, learner in self._learners.items():
             learner.load_state_dict(tensors[name], values["learners"][name])
         self._saved_step, self.best = values["step"], values["best"]

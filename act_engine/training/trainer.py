@@ -14,12 +14,13 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from act_engine.config import Config
-from act_engine.data import Batch, Data
+from act_engine.data import Batch, Data, describe_data
 from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
 from act_engine.learners import deployed
 from act_engine.models import describe_model, load_weights
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
+from act_engine.runs.data import check_data
 from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
@@ -71,10 +72,12 @@ class Trainer:
             if data is not None:
                 given = dataclasses.replace(config.data, name="given", batch_size=data.train.batch_size)
                 config = dataclasses.replace(config, data=given)
-            self.data = make_data(config, world) if data is None else data
+            self._whole = data is not None  # such a test loader gives every process all images
+        # Rank 0 lists the files, or fetches the data, and the others find what it left.
+        self.data = world.main_first(lambda: make_data(config, world)) if data is None else data
+        with world.together():
             if config.checkpoint.best_every_epochs is not None and self.data.selection is None:
                 raise ValueError("checkpoint.best_every_epochs: got data without images to select by; allowed: null")
-            self._whole = data is not None  # such a test loader gives every process all images
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
             check_evaluation(config.evaluate, config.model.num_classes)
             self.steps_per_epoch = len(self.data.train)
@@ -85,6 +88,9 @@ class Trainer:
             self.frozen = {name: self._start(name, models).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
+                check_data(self.output, self.data, warn=lambda message: print(f"warning: {message}"))
+                for note in self.data.notes:
+                    print(note)
         self.learners = make_learners(config, trained, world, steps_per_epoch=self.steps_per_epoch)
         self.train_step = make_step(
             config, self.objective, self.learners, self.frozen, world, steps_per_epoch=self.steps_per_epoch
@@ -110,7 +116,7 @@ class Trainer:
             print(f"going on after step {resumed} of {self.total_steps} in {self.output}")
         with world.together():
             if world.is_main:
-                open_run(self.output, config, environment.describe(world.device))
+                open_run(self.output, config, environment.describe(world.device), describe_data(self.data))
 
     @property
     def step(self) -> int:

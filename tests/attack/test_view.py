@@ -217,6 +217,14 @@ def test_each_exact_speed_up_can_be_switched_off(switch, seeded):
     assert_same_function(view, model, torch.rand(2, 3, 32, 32, dtype=torch.float64))
 
 
+def test_the_first_convolution_of_grey_images_is_channels_last_too():
+    """Its weights are contiguous in both layouts; their strides say which one the convolution takes."""
+    view = AttackView(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)))
+    assert [layer.weight.stride() for layer in view.module] == [(9, 1, 3, 1), (36, 1, 12, 4)]
+    hidden = view.module[0](torch.rand(2, 1, 8, 8))
+    assert hidden.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_compiled_view_equals_the_model(seeded):
     """float32, and the compiler may reorder sums of up to 27 products: 1e-5 of the largest entry."""
     model = LinearAndNoAffine()

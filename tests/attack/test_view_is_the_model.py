@@ -157,6 +157,38 @@ def test_an_attack_in_training_falls_back_and_leaves_no_trace(seeded):
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+class Views(odd.Base):
+    """Takes views of what a convolution gives, which channels_last does not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6 * 36, 5)
+
+    def forward(self, x):
+        return self.fc(self.features(x).view(-1, 6 * 36))
+
+
+class NoisyPixels(odd.Base):
+    """Draws noise like its input, whose layout decides which pixel gets which number."""
+
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize("kind", [Views, NoisyPixels])
+def test_a_model_that_needs_the_usual_layout_gets_it(kind, seeded):
+    model, images = odd.randomise(kind()), torch.rand(IMAGES, dtype=torch.float64)
+    view = AttackView(model)
+    for _ in range(2):
+        torch.manual_seed(7)
+        found = view(images)
+        torch.manual_seed(7)
+        torch.testing.assert_close(found, copy.deepcopy(model).eval()(images).detach(), rtol=1e-10, atol=1e-12)
+    assert view.why_not_channels_last is not None
+    assert view.why_live is None
+    assert len(view.folded) == 1
+
+
 def test_random_numbers_are_as_without_the_comparison(seeded):
     """A model of chance, such as dropout in eval mode, is compared on the same draws, and the stream goes on."""
 

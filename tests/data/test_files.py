@@ -29,7 +29,7 @@ def tree(image_tree: Path, tmp_path: Path) -> Path:
 
 
 def build(path: Path, name: str = "image_folder", **options):
-    return build_data(name, path=str(path), batch_size=4, image_size=32, **options)
+    return build_data(name, path=str(path), batch_size=4, image_size=32, index="off", **options)
 
 
 def truncated(picture: Path) -> bytes:

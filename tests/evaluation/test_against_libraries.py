@@ -129,14 +129,14 @@ def test_the_same_adversarial_images_as_torchattacks(robust_run, images, norm):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 
 
 def test_the_readmes_three_lines_load_a_plain_module(tiny_config, images, tmp_path, monkeypatch):
     settings = {**tiny_config, "train": {"max_steps": 2, "device": "cpu"}, "evaluate": {"attack": "none"}}
     trainer = Trainer(from_mapping(settings), tmp_path / "runs" / "digits")
     assert trainer.run() == 0
-    text = README.read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     (block,) = re.findall(r"<!-- three lines -->\n```python\n(.*?)```", text, flags=re.DOTALL)
     assert len([line for line in block.splitlines() if line]) == 3
     monkeypatch.chdir(tmp_path)

@@ -114,6 +114,23 @@ def test_one_of_its_attacks_by_name(name, ran, shortened):
     assert 0 < evaluation["models"]["m"]["robust_accuracy"] < 1 or name == "square"
 
 
+def test_another_release_of_the_library_is_another_question(shortened, tmp_path, monkeypatch):
+    model, x, y, distance = linear(4)
+    loader = ArrayLoader(x.permute(0, 2, 3, 1).numpy(), y.numpy(), 12, shuffle=False, seed=0, rank=0, world_size=1)
+    eps = distance["linf"].median().item()
+    settings = EvaluateConfig(attack="apgd-ce", steps=1, restarts=1, check_masking=False, eps=eps)
+
+    def ran():
+        shortened.clear()
+        arguments = ({"m": model}, loader, AttackConfig(), settings)
+        evaluate_models(*arguments, seed=0, world=WORLD, state=tmp_path / "measured")
+        return len(shortened)
+
+    assert [ran(), ran()] == [1, 0]
+    monkeypatch.setattr("act_engine.evaluation.autoattack.version", lambda name: "99.0")
+    assert [ran(), ran()] == [1, 0]
+
+
 def test_l1_by_the_library(shortened):
     """A linear model moves along its largest difference of weights; the box is far away."""
     model, x, y, _ = linear(4)

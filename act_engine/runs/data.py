@@ -1,0 +1,41 @@
+"""A run's data.json: which images it was trained and measured on, to be found again wherever they lie."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from act_engine.data import Data, identity, require_same
+from act_engine.runs.folder import DATA
+
+
+def read_data(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+    """The content of data.json; empty where there is none, or, with a warning, where it is damaged."""
+    file = folder / DATA
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        if not isinstance(content, dict) or not all(
+            isinstance(split, dict) and {"images", "classes", "counts", "digest"} <= split.keys()
+            for split in content.values()
+        ):
+            raise ValueError("it does not tell images apart")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as problem:
+        warn(f"{file} cannot be read ({problem}); the data is not compared with it")
+        return {}
+    return content
+
+
+def check_data(
+    folder: Path, data: Data, *, splits: Sequence[str] = ("train", "test"), warn: Callable[[str], None]
+) -> None:
+    """Refuse data that is not what the run in `folder` was started on.
+
+    Raises:
+        ValueError: other classes, counts or content; one line.
+    """
+    recorded = read_data(folder, warn)
+    for split in splits:
+        if split in recorded:
+            require_same(recorded[split], identity(getattr(data, split)), split, str(folder))

@@ -1,0 +1,94 @@
+"""A run goes on, and is evaluated, with the data that it was started on, wherever that lies, and with no other."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_engine import evaluate, train
+from act_engine.data.sample_tree import write_tree
+
+SETTINGS = """
+objective: {name: natural}
+data: {name: npz, batch_size: 6}
+model: {name: small_cnn}
+optim: {schedule: constant}
+train: {epochs: 2, device: cpu}
+evaluate: {attack: none}
+"""
+
+
+def write(path: Path, *, seed: int = 0, classes: int = 3) -> Path:
+    random = np.random.default_rng(seed)
+    images, labels = random.integers(0, 256, (18, 8, 8, 3), dtype=np.uint8), np.arange(18) % classes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:6], test_labels=labels[:6])
+    return path
+
+
+def run(data: Path, output: Path, *more: str) -> int:
+    settings = output.with_suffix(".yaml")
+    settings.write_text(SETTINGS)
+    return train.main(["--config", str(settings), "--data.path", str(data), "--output", str(output), *more])
+
+
+def refused(capsys: pytest.CaptureFixture[str], call, words: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        call()
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_keeps_to_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, output = write(tmp_path / "a.npz"), tmp_path / "run"
+    assert run(data, output, "--train.max_steps", "4") == 0
+    recorded = json.loads((output / "data.json").read_text())
+    assert recorded["train"]["counts"] == [6, 6, 6]
+    assert recorded["test"]["images"] == 6
+    moved = Path(shutil.move(data, tmp_path / "moved.npz"))
+    write(data, seed=1)  # as many others in its place
+    refused(capsys, lambda: run(data, output), f"the train images are not those of {output}: as many images of each")
+    refused(capsys, lambda: evaluate.main([str(output)]), "the test images are not those of")
+    (output / "data.json").unlink()
+    refused(capsys, lambda: run(data, output), "the train images are not those of")  # the checkpoint knows them too
+    assert run(moved, output) == 0
+    assert "going on after step 4 of 6" in capsys.readouterr().out
+    assert evaluate.main([str(output)]) == 0
+    assert json.loads((output / "data.json").read_text()) == recorded
+
+
+def test_a_moved_test_set_and_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The run's own images count as its evaluation; others are kept apart, and need classes of the run's."""
+    tree, output = write_tree(tmp_path / "tree", classes=3, train=6, test=2, size=24), tmp_path / "run"
+    files = ["--data.name", "image_folder", "--data.image_size", "16", "--data.index", "off"]
+    assert run(tree, output, *files, "--train.epochs", "1") == 0
+    first = (output / "evaluation.json").read_text()
+    moved = Path(shutil.move(tree, tmp_path / "moved"))
+    refused(capsys, lambda: evaluate.main([str(output)]), "there is no folder")
+    assert evaluate.main([str(output), "--data.path", str(moved)]) == 0
+    assert (output / "evaluation.json").read_text() == first
+    other = Path(shutil.copytree(moved / "train", tmp_path / "natural-adversarial"))
+    shutil.rmtree(other / "class_0")  # fewer classes: those that are left keep their labels
+    assert evaluate.main([str(output), "--data.path", str(other)]) == 0
+    assert "they are measured as another test set" in capsys.readouterr().out
+    measured = json.loads((output / "evaluation_natural-adversarial.json").read_text())
+    assert measured["samples"] == 12
+    assert measured["models"]["natural"]["per_class"]["clean_accuracy"][0] is None
+    assert (output / "evaluation.json").read_text() == first
+    (other / "class_1").rename(other / "zebra")
+    refused(capsys, lambda: evaluate.main([str(output), "--data.path", str(other)]), "the class folder 'zebra'")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"train": {"images": 3}}', "[1, 2]", "\0\0\0"])
+def test_a_damaged_record_is_passed_over_and_written_anew(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, output = write(tmp_path / "a.npz"), tmp_path / "run"
+    run(data, output, "--train.max_steps", "3")
+    whole = (output / "data.json").read_text()
+    (output / "data.json").write_text(content)
+    assert run(data, output) == 0
+    assert "data.json cannot be read" in capsys.readouterr().out
+    assert (output / "data.json").read_text() == whole
