@@ -116,6 +116,6 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     for group, values in new.items():
         for name, value in values.items():
             setting = f"{group}.{name}"
-            if old[group][name] != value and not setting.startswith(FREE):
-                return f"{setting}: {old[group][name]} there, {value} here"
+            if old[group].get(name) != value and not setting.startswith(FREE):
+                return f"{setting}: {old[group].get(name)} there, {value} here"
     return ""

@@ -14,7 +14,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-#include "../math.h"
+#include "../formulas.h"
 #include "kernels.h"
 
 #define ACT_LANES 8

@@ -14,7 +14,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,avx2")
 #endif
 
-#include "../math.h"
+#include "../formulas.h"
 #include "kernels.h"
 
 #define ACT_LANES 16

@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../math.h"
+#include "../formulas.h"
 #include "kernels.h"
 
 #define ACT_LANES 4

@@ -48,7 +48,7 @@ ACT_HD float row_maximum(const T* row, int64_t classes) {
 // Second pass. Without Soft the temperature is 1 and the exponentials at T are the plain ones; without CrossEntropyB
 // (and with Soft) the plain ones of t are not needed.
 template <bool Soft, bool CrossEntropyB, class T>
-ACT_HD RowSums row_sums(
+ACT_HD RowSums<double> row_sums(
     const T* z, const T* t, int64_t classes, float max_z, float max_t, float inverse_T, const RowExponentials& e) {
   Sum exp_a, exp_b, exp_a_T, exp_b_T, cross_a, cross_b, total_a, total_b;
   Sum* const sums[] = {&exp_a, &exp_b, &exp_a_T, &exp_b_T, &cross_a, &cross_b, &total_a, &total_b};
@@ -118,39 +118,36 @@ ACT_HD void one_row(const PairLoss& p, int64_t row, const RowExponentials& e) {
 
   const bool valid = label >= 0 && label < n;
   const int64_t at = valid ? label : 0;
-  const double known = valid ? 1.0 : NAN;
-  const double scale = p.grad_scale * known;
+  const double scale = valid ? p.grad_scale : NAN;
   const float max_z = row_maximum(z, n);
   const float max_t = row_maximum(t, n);
-  const RowSums s = row_sums<Soft, CrossEntropyB>(z, t, n, max_z, max_t, inverse_T, e);
+  const RowSums<double> s = row_sums<Soft, CrossEntropyB>(z, t, n, max_z, max_t, inverse_T, e);
 
-  const double T2 = static_cast<double>(temperature) * temperature;
-  const double ce_z = p.ce_z * cross_entropy(s.exp_a, load_one(z + at) - max_z, s.total_a, p.label_smoothing, n);
-  const double ce_t = p.ce_t * cross_entropy(s.exp_b, load_one(t + at) - max_t, s.total_b, p.label_smoothing, n);
-  const double kl_z = p.kl_z * T2 * kl_divergence(s.cross_b, s.exp_b_T, s.exp_a_T);
-  const double kl_t = p.kl_t * T2 * kl_divergence(s.cross_a, s.exp_a_T, s.exp_b_T);
-  p.loss_z[row] = static_cast<float>(known * ((p.joint ? ce_z + ce_t : ce_z) + kl_z));
+  const Losses loss = row_losses<double>(p, s, load_one(z + at) - max_z, load_one(t + at) - max_t, valid);
+  p.loss_z[row] = loss.z;
   if (p.loss_t != nullptr) {
-    p.loss_t[row] = static_cast<float>(known * (ce_t + kl_t));
+    p.loss_t[row] = loss.t;
   }
 
+  const double inverse_a_T = 1.0 / s.exp_a_T;
+  const double inverse_b_T = 1.0 / s.exp_b_T;
+  auto terms = [&](double ce, double kl, double sum, double own_T, double other_T, double cross) {
+    return gradient_terms<double>(scale, ce, kl, temperature, p.label_smoothing, n, 1.0 / sum, own_T, other_T, cross);
+  };
   if (grad_z != nullptr) {
-    const StudentTerms k = student_terms(
-        scale, p.ce_z, p.kl_z, temperature, p.label_smoothing, n, s.exp_a, s.exp_a_T, s.exp_b_T);
+    const GradientTerms k = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0);
     write_gradient(grad_z, n, at, k.at_label, [&](int64_t i) {
       return student_gradient(k, load(e.a + i), load(e.a_T + i), load(e.b_T + i));
     });
   }
   if (grad_t != nullptr && !p.joint) {
-    const StudentTerms k = student_terms(
-        scale, p.ce_t, p.kl_t, temperature, p.label_smoothing, n, s.exp_b, s.exp_b_T, s.exp_a_T);
+    const GradientTerms k = terms(p.ce_t, p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, 0.0);
     write_gradient(grad_t, n, at, k.at_label, [&](int64_t i) {
       return student_gradient(k, load(e.b + i), load(e.b_T + i), load(e.a_T + i));
     });
   }
   if (grad_t != nullptr && p.joint) {
-    const TeacherTerms k = teacher_terms(
-        scale, p.ce_t, p.kl_z, temperature, p.label_smoothing, n, s.exp_b, s.exp_b_T, s.cross_b);
+    const GradientTerms k = terms(p.ce_t, p.kl_z, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
     write_gradient(grad_t, n, at, k.at_label, [&](int64_t i) {
       const int64_t count = n - i < kLanes ? n - i : kLanes;
       const Vec a = load_up_to(z + i, count, 0.0f) - max_z;
@@ -176,7 +173,7 @@ void pair_loss_of(const PairLoss& p, int64_t begin, int64_t end) {
       one_row<true, true, T>(p, row, e);
     }
   } else {
-    e.b = e.b_T;  // multiplied by ce_t = 0
+    e.b = e.b_T;  // not used
     for (int64_t row = begin; row < end; ++row) {
       one_row<true, false, T>(p, row, e);
     }

@@ -143,6 +143,9 @@ void linf_step_of(const ImageStep& s, int64_t begin, int64_t end, bool streamed)
   for_each_run(s, begin, end, [&](int64_t first, int64_t last, const Constants& c) {
     for_each_vector(static_cast<T*>(s.out), first, last, s, c, streamed, element);
   });
+  if (streamed) {
+    end_streaming();
+  }
 }
 
 template <class T, class X>

@@ -130,6 +130,13 @@ ACT_HD void stream(float* p, Vec v) {
 #endif
 }
 
+// After the last `stream` and before another thread may be told of it: such stores are not ordered with others by themselves.
+ACT_HD void end_streaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // v with `fill` in all lanes but the first `count`.
 ACT_HD Vec first_lanes(Vec v, int64_t count, float fill = 0.0f) {
   VecInt lane;

@@ -16,9 +16,8 @@ cudaError_t launch_l2_step(const ImageStep& step, void* scratch, cudaStream_t st
 
 cudaError_t launch_random_start(const ImageStep& step, cudaStream_t stream);
 
-// Writes what is wanted: loss_z [rows] and loss_t [rows] (null when not), the gradients, and the batch means of both
-// losses in `means` [2] (null when not). `scratch` is pair_loss_scratch(loss) bytes, aligned to 16.
-int64_t pair_loss_scratch(const PairLoss& loss);
-cudaError_t launch_pair_loss(const PairLoss& loss, float* means, void* scratch, cudaStream_t stream);
+// Writes what is wanted: the gradients, loss_z [rows], loss_t [rows] unless it is null, and, unless `means` is null, the
+// batch means of both losses [2].
+cudaError_t launch_pair_loss(const PairLoss& loss, float* means, cudaStream_t stream);
 
 }  // namespace act

@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-#include "../math.h"
+#include "../formulas.h"
 #include "images.cuh"
 #include "launch.h"
 #include "reduce.cuh"

@@ -1,7 +1,7 @@
 // The random start: one pass, two reads and one write.
 #include <cuda_runtime.h>
 
-#include "../math.h"
+#include "../formulas.h"
 #include "images.cuh"
 #include "launch.h"
 

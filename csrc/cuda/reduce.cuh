@@ -23,14 +23,14 @@ __device__ __forceinline__ V over_lanes(V v, Combine combine) {
   return v;
 }
 
-// Reduces each of `values` over groups of kThreads consecutive threads (a warp, or the whole block of a power of two of
-// them); every thread gets the results. `scratch` is shared memory of [32 · N], unused for one warp. It may be used again
-// after the block's next barrier.
+// Reduces each of `values` over groups of kThreads consecutive threads (a power of two up to a warp, or the whole block);
+// every thread gets the results. `scratch` is shared memory of [32 · N], unused up to a warp. It may be used again after
+// the block's next barrier.
 template <int kThreads, int N, class V, class Combine>
 __device__ __forceinline__ void reduce(V (&values)[N], V* scratch, Combine combine) {
 #pragma unroll
   for (int n = 0; n < N; ++n) {
-    values[n] = over_lanes<32>(values[n], combine);
+    values[n] = over_lanes<(kThreads < 32 ? kThreads : 32)>(values[n], combine);
   }
   if constexpr (kThreads > 32) {
     constexpr int kWarps = kThreads / 32;

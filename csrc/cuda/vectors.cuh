@@ -45,6 +45,16 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 
+// A whole pack of 16 bytes at once from wherever it lies: by reference, its elements could be read one by one.
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> load_whole(const Pack<T, N>* p) {
+  static_assert(sizeof(*p) == 16);
+  const uint4 bits = *reinterpret_cast<const uint4*>(p);
+  Pack<T, N> pack;
+  memcpy(&pack, &bits, sizeof(pack));
+  return pack;
+}
+
 // By __stwb, an ordinary store of 16 bytes: one through a pointer the compiler may split into its elements.
 template <int N, class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {

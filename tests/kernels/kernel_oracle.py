@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+# What exp() in float32 may lose by returning 0 below the smallest normal number, as the size of a term.
+_UNDERFLOW = 2 * torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
+
 
 @dataclass(frozen=True)
 class Exact:
@@ -66,12 +69,14 @@ def pgd_step(x_adv, grad, x, step_size, eps, lower, upper, norm) -> Exact:
     return Exact(np.minimum(np.maximum(x + delta, lower), upper), size)
 
 
-def _softmax(z: np.ndarray) -> tuple[np.ndarray, Exact]:
+def _softmax(z: np.ndarray) -> tuple[Exact, Exact]:
     """Probabilities, row by row, and their logarithms."""
     shifted = z - z.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     log_p = Exact(shifted - log_sum, np.abs(shifted) + log_sum + 1)  # 1: the sum's own rounding, which log_sum may hide
-    return np.exp(log_p.value), log_p
+    p = np.exp(log_p.value)
+    masked = np.where(p > 0, log_p.size, 0)  # a masked class, of logit −inf, has probability 0, exactly
+    return Exact(p, p * masked + _UNDERFLOW), log_p
 
 
 def cross_entropy(z, labels, smoothing=0.0) -> tuple[Exact, Exact]:
@@ -81,7 +86,7 @@ def cross_entropy(z, labels, smoothing=0.0) -> tuple[Exact, Exact]:
     wanted[np.arange(len(z)), labels.cpu().numpy()] += 1 - smoothing
     p, log_p = _softmax(z)
     loss = Exact(-(wanted * log_p.value).sum(axis=1), (wanted * log_p.size).sum(axis=1))
-    return loss, Exact(p - wanted, p * log_p.size + wanted)
+    return loss, Exact(p.value - wanted, p.size + wanted)
 
 
 def kl_divergence(target, z, temperature) -> tuple[Exact, Exact, Exact]:
@@ -89,29 +94,30 @@ def kl_divergence(target, z, temperature) -> tuple[Exact, Exact, Exact]:
     q, log_q = _softmax(array(target) / temperature)
     p, log_p = _softmax(array(z) / temperature)
     ratio = log_q + -1.0 * log_p
-    kl = Exact((q * ratio.value).sum(axis=1), (q * ratio.size).sum(axis=1))
-    centred = ratio.value - kl.value[:, None]
-    to_z = Exact(p - q, p * log_p.size + q * log_q.size)
-    to_target = Exact(q * centred, q * (log_q.size * np.abs(centred) + ratio.size + kl.size[:, None]))
+    kl = Exact((q.value * ratio.value).sum(axis=1), (q.size * ratio.size).sum(axis=1))
+    centred = Exact(ratio.value - kl.value[:, None], ratio.size + kl.size[:, None])
+    to_z = p + -1.0 * q
+    to_target = Exact(q.value * centred.value, q.size * np.abs(centred.value) + q.value * centred.size)
     return temperature**2 * kl, temperature * to_z, temperature * to_target
 
 
 def assert_within_budget(result, reference, exact: Exact, rows: int = 1) -> None:
-    """At most twice the error of the reference in the same precision, plus a rounding band.
+    """Each element: at most twice the error of the reference in the same precision, plus a rounding band of its own.
 
-    The band is four units in the last place: of the largest exact value in the result's dtype, and of the terms' size
-    in float32. The reference itself, whose error is the yardstick, has four times that.
-    What float16 cannot hold, before a mean over `rows` divides it, must be infinite.
+    The band of an element is four units in the last place of its own exact value in the result's dtype, and of its own
+    terms' size in float32; a unit of a result near zero is the dtype's smallest number. The reference itself, whose
+    error is the yardstick, has four times that. What float16 cannot hold, before a mean over `rows` divides it, must be
+    infinite.
     """
     assert result.shape == exact.value.shape
     result_array, reference_array = array(result), array(reference)
     held = np.abs(exact.value) * rows <= torch.finfo(result.dtype).max
     assert (np.copysign(np.inf, exact.value) == result_array)[~held].all()
-    if not held.any():
-        return
     value = exact.value[held]
     error, yardstick = np.abs(result_array[held] - value), np.abs(reference_array[held] - value)
-    largest = max(np.abs(value).max(), torch.finfo(result.dtype).tiny)
-    band = 4 * (torch.finfo(result.dtype).eps * largest + torch.finfo(torch.float32).eps * exact.size[held].max())
-    assert yardstick.max() <= 4 * band, "the reference is off"
-    assert error.max() <= 2 * yardstick.max() + band
+    eps, tiny = torch.finfo(result.dtype).eps, torch.finfo(result.dtype).tiny
+    own = eps * np.maximum(np.abs(value), tiny)
+    band = 4 * (own + torch.finfo(torch.float32).eps * exact.size[held])
+    assert (yardstick <= 4 * band).all(), "the reference is off"
+    allowed = 2 * yardstick + band
+    assert (error <= allowed).all(), f"{(error / allowed).max():.3g} times the budget"

@@ -74,8 +74,7 @@ def every_variant(function):
         parameters.append(pytest.param(Variant("native", "cpu", instruction_set), id=f"native-{instruction_set}"))
     parameters.append(pytest.param(Variant("triton", "cpu"), id="triton-interpreted"))
     parameters.append(pytest.param(EmulatedCuda(), id="cuda-emulated"))
-    # A GPU without room for wide rows on chip, whose blocks loop over rows, within a CUDA graph.
-    tight = EmulatedCuda(processors=1, shared_memory=0, capturing=True)
+    tight = EmulatedCuda(shared_memory=0)  # no room for wide rows on chip
     parameters.append(pytest.param(tight, id="cuda-emulated-tight"))
     gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
     for backend in ("reference", "native", "triton"):

@@ -115,7 +115,7 @@ def test_cuda_graph(backend, make):
 
 
 def test_batch_means_on_streams_that_overlap():
-    """Each launch counts its own blocks: eager ones on two streams and a captured one on a third."""
+    """No launch shares memory with another: eager ones on two streams and a captured one on a third."""
     reason = why_not("native", "act_loss", "cuda", torch.float32)
     if reason is not None:
         pytest.skip(reason)
@@ -140,8 +140,8 @@ def test_batch_means_on_streams_that_overlap():
             torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
-def test_act_loss_takes_three_launches():
-    """Forward and both backwards of 256 × 1000 with the native backend."""
+def test_act_loss_takes_four_launches():
+    """Forward, its batch means and both backwards of 256 × 1000 with the native backend."""
     reason = why_not("native", "act_loss", "cuda", torch.float32)
     if reason is not None:
         pytest.skip(reason)
@@ -159,7 +159,7 @@ def test_act_loss_takes_three_launches():
             both_ways()
             torch.cuda.synchronize()
     launches = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    assert len(launches) <= 3, launches
+    assert len(launches) <= 4, launches
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_variants import FLOATS, LAYOUTS, SEEDS, every_variant, relayout
 
-from act_kernels import act_loss, attack_grad, kl_ce_loss, ops, trades_loss, use_backend
+from act_kernels import act_loss, attack_grad, dispatch, kl_ce_loss, ops, trades_loss, use_backend
 
 _LARGEST = {torch.float32: 1e4, torch.float16: 6e4, torch.bfloat16: 1e4}
 _TEMPERATURES = st.sampled_from((1.0, 4.0, 0.5, 3.0))
@@ -153,6 +153,86 @@ def test_many_rows_and_many_classes(variant, rows, classes, several_threads):
         result = act_loss(*(m.to(variant.device) for m in (z, t, labels)))
     for got, yardstick, value in zip(result, reference, exact, strict=True):
         oracle.assert_within_budget(got.cpu(), yardstick, value)
+
+
+# Rows in a warp's or a block's registers, in shared memory, and in Triton's several tiles, whose first is masked whole.
+_MASKED = [(10, slice(2, 5)), (300, slice(0, 290)), (5003, slice(1, 4500))]
+
+
+def _cross_entropy(z, labels, smoothing=0.0):
+    """PyTorch's own, of each row and in float64, and the gradient of the rows' sum."""
+    z = z.cpu().double().requires_grad_()
+    losses = torch.nn.functional.cross_entropy(z, labels.cpu(), label_smoothing=smoothing, reduction="none")
+    return losses.detach(), torch.autograd.grad(losses.sum(), z)[0]
+
+
+@every_variant
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("classes", "masked"), _MASKED)
+def test_masked_logits_without_kl_are_as_in_torch(variant, classes, masked, smoothing):
+    """−inf is a class that cannot be, and a KL of weight 0 is not there, whatever its target holds."""
+    z, t = 3 * torch.randn(2, 3, classes, generator=torch.Generator().manual_seed(0))
+    z[:2, masked] = -torch.inf
+    t[1:, 1] = torch.nan
+    labels = torch.tensor([0, classes - 1, 1])
+    losses, gradient = _cross_entropy(z, labels, smoothing)
+    z, t, labels = (m.to(variant.device) for m in (z.requires_grad_(), t.requires_grad_(), labels))
+    options = {"kl_weight": 0.0, "ce_weight": 1.0, "label_smoothing": smoothing}
+    with variant.active("kl_ce_loss"):
+        result = kl_ce_loss(z, t, labels, **options, temperature=2.0, target_grad=True, reduction="none")
+        to_logits, to_target = torch.autograd.grad(result.sum(), (z, t))
+        to_attack = attack_grad(z, t, labels, kl_weight=0.0, ce_weight=1.0)
+    close = {"rtol": 2**-20, "atol": 2**-22}  # some roundings of terms up to 16, and of probabilities
+    torch.testing.assert_close(result.detach().cpu().double(), losses, **close)
+    torch.testing.assert_close(to_logits.cpu().double(), gradient, **close)
+    torch.testing.assert_close(to_attack.cpu().double(), _cross_entropy(z.detach(), labels)[1], **close)
+    assert (to_target == 0).all()
+
+
+@every_variant
+def test_a_side_of_act_loss_without_kl_does_not_see_the_other(variant):
+    z, t = 3 * torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0))
+    z[:, 3], t[2, 7] = -torch.inf, torch.nan
+    labels = torch.tensor([0, 1, 2])
+    losses, gradient = _cross_entropy(z, labels)
+    z, t, labels = (m.to(variant.device) for m in (z.requires_grad_(), t.requires_grad_(), labels))
+    with variant.active("act_loss"):
+        robust, natural = act_loss(z, t, labels, robust_alpha=0.0, natural_alpha=0.5)
+        to_robust, to_natural = torch.autograd.grad((robust, natural), (z, t))
+    close = {"rtol": 2**-20, "atol": 2**-22}
+    torch.testing.assert_close(robust.detach().cpu().double(), losses.mean(), **close)
+    torch.testing.assert_close(to_robust.cpu().double(), gradient / 3, **close)
+    assert natural.isnan()
+    assert to_natural[2].isnan().all()
+
+
+@every_variant
+def test_trades_without_kl_is_natural_training(variant):
+    z, t = 3 * torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(0))
+    z[:, 3], t[2, 7] = -torch.inf, torch.nan
+    labels = torch.tensor([0, 1, 2])
+    losses, gradient = _cross_entropy(z, labels)
+    z, t, labels = (m.to(variant.device) for m in (z.requires_grad_(), t.requires_grad_(), labels))
+    with variant.active("kl_ce_loss"):
+        loss = trades_loss(z, t, labels, beta=0.0)
+        to_natural, to_adversarial = torch.autograd.grad(loss, (z, t))
+    close = {"rtol": 2**-20, "atol": 2**-22}
+    torch.testing.assert_close(loss.detach().cpu().double(), losses.mean(), **close)
+    torch.testing.assert_close(to_natural.cpu().double(), gradient / 3, **close)
+    assert (to_adversarial == 0).all()
+
+
+@every_variant
+def test_a_label_out_of_range_makes_its_row_nan_whatever_the_weights(variant):
+    """Where the op may not look (on a GPU), called below the check."""
+    z = torch.randn(3, 10, generator=torch.Generator().manual_seed(0)).to(variant.device)
+    labels = torch.tensor([0, 10, -1], device=variant.device)
+    for weights in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.5)):
+        with variant.active("kl_ce_loss"):
+            result = dispatch.implementation("kl_ce_loss", z)(z, z, labels, *weights, 2.0, 0.1, 1.0, True, True)
+        for t in result:
+            assert t.isnan().reshape(3, -1).all(1).tolist() == [False, True, True]
+            assert not t[0].isnan().any()
 
 
 @every_variant

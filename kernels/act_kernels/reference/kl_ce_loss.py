@@ -26,8 +26,9 @@ def kl_ce_loss(
         ∂loss/∂z  = ce_weight · (p(z) − u) + kl_weight · T · (p(z/T) − p(t/T))
         ∂loss/∂t  = target_ce_weight · (p(t) − u) + kl_weight · T · p(t/T) · (log p(t/T) − log p(z/T) − KL)
 
-    Computed in log space in float32 (float64 for float64 logits): stable for any finite logits. A row whose label is
-    not in [0, C) gives NaN.
+    Computed in log space in float32 (float64 for float64 logits): stable for any finite logits. A term of weight 0 is
+    not there, whatever it would be; a masked logit, −inf, has probability 0. A row whose label is not in [0, C) gives
+    NaN.
 
     Returns losses [B] in the computing dtype, and grad_scale · ∂loss/∂z and grad_scale · ∂loss/∂t [B, C] in the logits'
     dtype (None when not asked for).
@@ -44,15 +45,20 @@ def kl_ce_loss(
     log_s, log_q = (z / temperature).log_softmax(1), (t / temperature).log_softmax(1)
     log_ratio = log_q - log_s
     kl = (log_q.exp() * log_ratio).sum(1, keepdim=True)
-    ce, target_ce = -(u * log_p).sum(1), -(u * log_p_target).sum(1)
-    losses = ce_weight * ce + target_ce_weight * target_ce + kl_weight * temperature**2 * kl.squeeze(1)
+    ce, target_ce = (-torch.where(u == 0, 0, u * log).sum(1, keepdim=True) for log in (log_p, log_p_target))
+    known = torch.where(inside, 0.0, torch.nan).to(dtype)
 
+    def total(zero: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
+        return sum((weight * term for weight, term in terms if weight != 0), zero)
+
+    losses = total(known, (ce_weight, ce), (target_ce_weight, target_ce), (kl_weight * temperature**2, kl)).squeeze(1)
+    zero = known.expand_as(z)
     grad_logits = grad_target = None
     if logits_grad:
-        grad_logits = ce_weight * (log_p.exp() - u) + kl_weight * temperature * (log_s.exp() - log_q.exp())
+        grad_logits = total(zero, (ce_weight, log_p.exp() - u), (kl_weight * temperature, log_s.exp() - log_q.exp()))
         grad_logits = (grad_scale * grad_logits).to(logits.dtype)
     if target_grad:
-        grad_target = target_ce_weight * (log_p_target.exp() - u)
-        grad_target += kl_weight * temperature * log_q.exp() * (log_ratio - kl)
+        to_target = log_q.exp() * (log_ratio - kl)
+        grad_target = total(zero, (target_ce_weight, log_p_target.exp() - u), (kl_weight * temperature, to_target))
         grad_target = (grad_scale * grad_target).to(logits.dtype)
     return losses, grad_logits, grad_target

@@ -99,20 +99,20 @@ def _rows_kernel(
     label, inside = _label(labels, row, rows, CLASSES)
     z_label = tl.load(first + row * CLASSES + label, row < rows).to(tl.float32) - z_max
     t_label = tl.load(second + row * CLASSES + label, row < rows).to(tl.float32) - t_max
-    ce = _cross_entropy(z_label, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, inside, smoothing, CLASSES)
+    ce = _cross_entropy(z_label, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, smoothing, CLASSES)
     target_ce = _cross_entropy(
-        t_label, tl.sum(tl.where(mask, t, 0.0), 1, keep_dims=True), p_target_sum, inside, smoothing, CLASSES
+        t_label, tl.sum(tl.where(mask, t, 0.0), 1, keep_dims=True), p_target_sum, smoothing, CLASSES
     )
     _store_losses(
-        losses, row, rows, ce, target_ce, kl, reverse_kl,
+        losses, row, rows, inside, ce, target_ce, kl, reverse_kl,
         first_ce, first_kl, second_ce, second_kl, temperature, ACT,
     )  # fmt: skip
     _store_gradients(
         grad_first, grad_second, offsets, mask,
         p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
         ratio - mean_ratio,
-        _label_share(column, label, inside, smoothing, CLASSES),
-        first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
+        _label_share(column, label, smoothing, CLASSES),
+        first_ce, first_kl, second_ce, second_kl, temperature, tl.where(inside, grad_scale, float("nan")), ACT,
     )  # fmt: skip
 
 
@@ -126,11 +126,13 @@ def _wide_rows_kernel(
     first += row * CLASSES
     second += row * CLASSES
     # Every column of a tile keeps its own sums, all relative to the row's running maxima; a new maximum rescales them.
+    # While all of the row is masked (−inf) they are relative to 0, and 0 themselves.
     # kl_sum is relative to z_anchor, the maximum of z when that of t last rose: a later rise of z then leaves it alone,
     # so that where one class has all the mass its ratio and the mean ratio are equal, and the gradient to t is 0.
-    z_max = tl.load(first).to(tl.float32)
-    t_max = tl.load(second).to(tl.float32)
-    z_anchor = z_max
+    z_top = tl.full((), float("-inf"), tl.float32)
+    t_top = z_top
+    z_max = tl.zeros((), tl.float32)
+    t_max, z_anchor = z_max, z_max
     count = tl.zeros((COLUMNS,), tl.float32)
     z_total, t_total = count, count
     p_sum, p_target_sum, s_sum, q_sum = count, count, count, count
@@ -140,12 +142,14 @@ def _wide_rows_kernel(
         mask = column < CLASSES
         z = tl.load(first + column, mask, other=0.0).to(tl.float32)
         t = tl.load(second + column, mask, other=0.0).to(tl.float32)
-        z_new = tl.maximum(z_max, tl.max(tl.where(mask, z, float("-inf")), 0))
-        t_new = tl.maximum(t_max, tl.max(tl.where(mask, t, float("-inf")), 0))
-        z_rise, t_rise = z_new - z_max, t_new - t_max
-        z_max, t_max = z_new, t_new
-        anchor_rise = tl.where(t_rise > 0, z_max - z_anchor, 0.0)
-        z_anchor = tl.where(t_rise > 0, z_max, z_anchor)
+        z_new = tl.maximum(z_top, tl.max(tl.where(mask, z, float("-inf")), 0))
+        t_new = tl.maximum(t_top, tl.max(tl.where(mask, t, float("-inf")), 0))
+        t_rises = t_new > t_top
+        z_rise, t_rise = _rise(z_top, z_new), _rise(t_top, t_new)
+        z_top, t_top = z_new, t_new
+        z_max, t_max = _finite(z_top), _finite(t_top)
+        anchor_rise = tl.where(t_rises, z_max - z_anchor, 0.0)
+        z_anchor = tl.where(t_rises, z_max, z_anchor)
         anchored = tl.where(mask, ((t - t_max) - (z - z_anchor)) / temperature, 0.0)
         z, t = z - z_max, t - t_max
 
@@ -170,10 +174,10 @@ def _wide_rows_kernel(
     label, inside = _label(labels, row, rows, CLASSES)
     z_label = tl.load(first + label).to(tl.float32) - z_max
     t_label = tl.load(second + label).to(tl.float32) - t_max
-    ce = _cross_entropy(z_label, tl.sum(z_total, 0), p_sum, inside, smoothing, CLASSES)
-    target_ce = _cross_entropy(t_label, tl.sum(t_total, 0), p_target_sum, inside, smoothing, CLASSES)
+    ce = _cross_entropy(z_label, tl.sum(z_total, 0), p_sum, smoothing, CLASSES)
+    target_ce = _cross_entropy(t_label, tl.sum(t_total, 0), p_target_sum, smoothing, CLASSES)
     _store_losses(
-        losses, row, rows, ce, target_ce, kl, reverse_kl,
+        losses, row, rows, inside, ce, target_ce, kl, reverse_kl,
         first_ce, first_kl, second_ce, second_kl, temperature, ACT,
     )  # fmt: skip
 
@@ -191,9 +195,21 @@ def _wide_rows_kernel(
                 grad_first, grad_second, row * CLASSES + column, mask,
                 p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
                 centred_ratio,
-                _label_share(column, label, inside, smoothing, CLASSES),
-                first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT,
+                _label_share(column, label, smoothing, CLASSES),
+                first_ce, first_kl, second_ce, second_kl, temperature, tl.where(inside, grad_scale, float("nan")), ACT,
             )  # fmt: skip
+
+
+@triton.jit
+def _finite(maximum):
+    """What a row's logits are taken relative to: their maximum, or 0 where all are masked."""
+    return tl.where(maximum == float("-inf"), 0.0, maximum)
+
+
+@triton.jit
+def _rise(old, new):
+    """How much a maximum rose, 0 where nothing had been added relative to it."""
+    return tl.where(old == float("-inf"), 0.0, new - old)
 
 
 @triton.jit
@@ -213,30 +229,37 @@ def _label(labels, row, rows, CLASSES: tl.constexpr):
 
 
 @triton.jit
-def _label_share(column, label, inside, smoothing, CLASSES: tl.constexpr):
-    """The smoothed labels' probability of each class; NaN where the label is out of range."""
-    share = tl.where(column == label, 1 - smoothing, 0.0) + smoothing / CLASSES
-    return tl.where(inside, share, float("nan"))
+def _label_share(column, label, smoothing, CLASSES: tl.constexpr):
+    """The smoothed labels' probability of each class."""
+    return tl.where(column == label, 1 - smoothing, 0.0) + smoothing / CLASSES
 
 
 @triton.jit
-def _cross_entropy(at_label, total, exp_sum, inside, smoothing, CLASSES: tl.constexpr):
+def _cross_entropy(at_label, total, exp_sum, smoothing, CLASSES: tl.constexpr):
     """Cross-entropy from logits relative to the row's maximum: the label's, and their sum over the classes."""
-    ce = tl.log(exp_sum) - (1 - smoothing) * at_label - smoothing / CLASSES * total
-    return tl.where(inside, ce, float("nan"))
+    spread = tl.where(smoothing != 0, smoothing / CLASSES * total, 0.0)
+    return tl.log(exp_sum) - (1 - smoothing) * at_label - spread
+
+
+@triton.jit
+def _weighted(weight, term):
+    """weight · term; without weight the term is not there, not even its NaN."""
+    return tl.where(weight != 0, weight * term, 0.0)
 
 
 @triton.jit
 def _store_losses(
-    losses, row, rows, ce, target_ce, kl, reverse_kl,
+    losses, row, rows, inside, ce, target_ce, kl, reverse_kl,
     first_ce, first_kl, second_ce, second_kl, temperature, ACT: tl.constexpr,
 ):  # fmt: skip
     squared = temperature * temperature
-    loss = first_ce * ce + first_kl * squared * kl
+    known = tl.where(inside, 0.0, float("nan"))
+    loss = _weighted(first_ce, ce) + _weighted(first_kl * squared, kl) + known
     if ACT:
-        tl.store(losses + rows + row, second_ce * target_ce + second_kl * squared * reverse_kl, row < rows)
+        other = _weighted(second_ce, target_ce) + _weighted(second_kl * squared, reverse_kl) + known
+        tl.store(losses + rows + row, other, row < rows)
     else:
-        loss += second_ce * target_ce
+        loss += _weighted(second_ce, target_ce)
     tl.store(losses + row, loss, row < rows)
 
 
@@ -246,11 +269,12 @@ def _store_gradients(
     first_ce, first_kl, second_ce, second_kl, temperature, grad_scale, ACT: tl.constexpr,
 ):  # fmt: skip
     if grad_first is not None:
-        grad = first_ce * (p - share) + first_kl * temperature * (s - q)
+        grad = _weighted(first_ce, p - share) + _weighted(first_kl * temperature, s - q)
         tl.store(grad_first + offsets, (grad_scale * grad).to(grad_first.dtype.element_ty), mask)
     if grad_second is not None:
+        grad = _weighted(second_ce, p_target - share)
         if ACT:
-            grad = second_ce * (p_target - share) + second_kl * temperature * (q - s)
+            grad += _weighted(second_kl * temperature, q - s)
         else:
-            grad = second_ce * (p_target - share) + first_kl * temperature * q * centred_ratio
+            grad += _weighted(first_kl * temperature, q * centred_ratio)
         tl.store(grad_second + offsets, (grad_scale * grad).to(grad_second.dtype.element_ty), mask)

@@ -106,9 +106,9 @@ class Emulated:
         self._library = ctypes.CDLL(str(library))
         self.set_device()
 
-    def set_device(self, processors: int = 2, shared_memory: int = 227 * 1024, capturing: bool = False) -> None:
-        """Shape of the GPU: few processors make blocks loop over rows, little shared memory makes rows wide."""
-        self._library.set_device(processors, shared_memory, ctypes.c_bool(capturing))
+    def set_device(self, shared_memory: int = 227 * 1024) -> None:
+        """Bytes of shared memory that a block of the GPU may have: with little, wide rows do not fit."""
+        self._library.set_device(shared_memory)
 
     def why_not(self, op: str, device: str, dtype: torch.dtype) -> str | None:
         return None if dtype in _DTYPES else "the CUDA kernels compute in float32"
@@ -133,6 +133,8 @@ class Emulated:
             loss = _pair_loss(robust, natural, labels, temperature, grad_scale, grads)
             loss.ce_z, loss.kl_z = 1 - robust_alpha, robust_alpha
             loss.ce_t, loss.kl_t = 1 - natural_alpha, natural_alpha
+            row_losses = torch.empty(2, len(labels))
+            loss.loss_z, loss.loss_t = (side.data_ptr() for side in row_losses)
             _check(self._library.pair_loss(ctypes.byref(loss), ctypes.c_void_p(means.data_ptr())))
         return means, *grads
 

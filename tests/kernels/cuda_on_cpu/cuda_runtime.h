@@ -21,9 +21,6 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 
-struct double2 {
-  double x, y;
-};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -38,9 +35,7 @@ namespace cuda_on_cpu {
 
 // What the tests may set: a small device takes the paths of a large one with small tensors.
 struct Device {
-  int processors = 2;
   int shared_memory = 227 * 1024;
-  bool capturing = false;
 };
 
 // A thread's stack, which runs one thread after another. After its start it is entered and left by _longjmp, which, unlike
@@ -175,17 +170,8 @@ inline void synchronize_block() {
 #define __syncthreads cuda_on_cpu::synchronize_block
 #define __shfl_xor_sync(mask, value, distance) cuda_on_cpu::shuffle_xor(value, distance)
 
-inline void __threadfence() {}
-inline double2 make_double2(double x, double y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline void __stwb(uint4* p, uint4 value) { *p = value; }
-template <class V>
-V __ldcg(const V* p) { return *p; }
-inline unsigned atomicInc(unsigned* p, unsigned limit) {
-  const unsigned old = *p;
-  *p = old >= limit ? 0 : old + 1;
-  return old;
-}
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
@@ -195,19 +181,11 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_on_cpu::device.processors : cuda_on_cpu::device.shared_memory;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = cuda_on_cpu::device.shared_memory;
   return cudaSuccess;
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
   return bytes <= cuda_on_cpu::device.shared_memory ? cudaSuccess : cudaErrorInvalidValue;
-}
-inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cuda_on_cpu::device.capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
-  std::memset(p, value, bytes);
-  return cudaSuccess;
 }

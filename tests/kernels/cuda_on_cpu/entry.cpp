@@ -5,9 +5,7 @@
 
 extern "C" {
 
-void set_device(int processors, int shared_memory, bool capturing) {
-  cuda_on_cpu::device = {processors, shared_memory, capturing};
-}
+void set_device(int shared_memory) { cuda_on_cpu::device = {shared_memory}; }
 
 int linf_step(const act::ImageStep* s) { return act::launch_linf_step(*s, nullptr); }
 
@@ -18,8 +16,5 @@ int l2_step(const act::ImageStep* s) {
 
 int random_start(const act::ImageStep* s) { return act::launch_random_start(*s, nullptr); }
 
-int pair_loss(const act::PairLoss* p, float* means) {
-  std::vector<double2> scratch((act::pair_loss_scratch(*p) + sizeof(double2) - 1) / sizeof(double2));
-  return act::launch_pair_loss(*p, means, scratch.data(), nullptr);
-}
+int pair_loss(const act::PairLoss* p, float* means) { return act::launch_pair_loss(*p, means, nullptr); }
 }

@@ -1,0 +1,158 @@
+// The formulas, per element and per row, written once for host and device. V is float in a CUDA thread and a vector of
+// floats on the CPU: comparisons and ?: mean the same for both. No product here feeds a sum where float32 results must be
+// equal to the bit on every backend (the linf step and the random start), so that no compiler can contract it.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "arguments.h"
+
+#if defined(__CUDACC__)
+#define ACT_HD __host__ __device__ __forceinline__
+#else
+#define ACT_HD inline __attribute__((always_inline))
+#endif
+
+namespace act {
+
+// min(max(v, low), high); a NaN in v stays.
+template <class V>
+ACT_HD V clip(V v, V low, V high) {
+  v = low > v ? low : v;
+  return high < v ? high : v;
+}
+
+// clamp(clip(x_adv + step · sign(grad), x − eps, x + eps), lower, upper), sign(NaN) = 0; NaN in x_adv or x stays.
+template <class V>
+ACT_HD V linf_step(V x_adv, V grad, V x, V step, V eps, V lower, V upper) {
+  const V zero{};
+  V moved = x_adv + ((grad > zero ? step : zero) - (grad < zero ? step : zero));
+  moved = clip(clip(moved, x - eps, x + eps), lower, upper);
+  return x != x ? x : moved;
+}
+
+// What turns a gradient into a step of length `step`: step · (scale · grad). The power of two keeps both factors normal
+// for gradients whose norm is near the ends of float's range; a zero gradient moves nothing.
+struct L2Factors {
+  float scale;
+  float step;
+};
+
+ACT_HD L2Factors l2_factors(float step, double grad_norm) {
+  const float scale = grad_norm < 0x1p-60 ? 0x1p80f : (grad_norm > 0x1p60 ? 0x1p-80f : 1.0f);
+  return {scale, grad_norm == 0.0 ? 0.0f : static_cast<float>(step / (grad_norm * scale))};
+}
+
+// x_adv + step · grad / ‖grad‖ − x, before its projection.
+template <class V>
+ACT_HD V l2_delta(V x_adv, V grad, V x, L2Factors k) {
+  return x_adv + k.step * (k.scale * grad) - x;
+}
+
+// min(1, eps / ‖delta‖)
+ACT_HD float l2_shrink(float eps, double delta_norm) {
+  return delta_norm > eps ? static_cast<float>(eps / delta_norm) : 1.0f;
+}
+
+// clamp(x + delta · shrink, lower, upper); `shrink` from l2_shrink.
+template <class V>
+ACT_HD V l2_project(V x, V delta, float shrink, V lower, V upper) {
+  return clip(x + shrink * delta, lower, upper);
+}
+
+// What follows is for one row of the logit matrices z and t, with a = z − max z, b = t − max t and the temperature T. S is
+// the scalar of its sums: double on the CPU, float in a CUDA block, whose few terms a thread are added as a tree.
+//
+// A term without weight is not there: not even its NaN, which a masked (−inf) logit or an unused matrix may bring.
+
+template <class S>
+struct RowSums {
+  S exp_a;    // Σ exp(a)
+  S exp_b;    // Σ exp(b)
+  S exp_a_T;  // Σ exp(a / T)
+  S exp_b_T;  // Σ exp(b / T)
+  S cross_a;  // Σ exp(a / T) · (a − b) / T
+  S cross_b;  // Σ exp(b / T) · (b − a) / T
+  S total_a;  // Σ a
+  S total_b;  // Σ b
+};
+
+// weight · KL(p ‖ q) of two softmaxes from the sums above: p ∝ exp(u), q ∝ exp(v), cross = Σ exp(u) · (u − v).
+template <class S>
+ACT_HD S weighted_kl_divergence(S weight, S cross, S sum_u, S sum_v) {
+  using std::log;
+  return weight == 0 ? S{0} : weight * (cross / sum_u - log(sum_u / sum_v));
+}
+
+// weight · cross-entropy with label smoothing s: − Σ u log p, u = (1 − s) · onehot + s / classes, from a = logits − max.
+template <class S>
+ACT_HD S weighted_cross_entropy(S weight, S sum_exp, S a_label, S total_a, S smoothing, int64_t classes) {
+  using std::log;
+  const S spread = smoothing == 0 ? S{0} : smoothing * total_a / static_cast<S>(classes);
+  return weight == 0 ? S{0} : weight * (log(sum_exp) - (1 - smoothing) * a_label - spread);
+}
+
+struct Losses {
+  float z;
+  float t;
+};
+
+// Both losses of a row; `a_label` and `b_label` are the label's.
+template <class S>
+ACT_HD Losses row_losses(const PairLoss& p, const RowSums<S>& s, S a_label, S b_label, bool valid) {
+  const S T2 = static_cast<S>(p.temperature) * p.temperature;
+  const S smoothing = p.label_smoothing;
+  const S known = valid ? S{0} : S(NAN);
+  const S ce_z = weighted_cross_entropy<S>(p.ce_z, s.exp_a, a_label, s.total_a, smoothing, p.classes);
+  const S ce_t = weighted_cross_entropy<S>(p.ce_t, s.exp_b, b_label, s.total_b, smoothing, p.classes);
+  const S kl_z = weighted_kl_divergence<S>(p.kl_z * T2, s.cross_b, s.exp_b_T, s.exp_a_T);
+  const S kl_t = weighted_kl_divergence<S>(p.kl_t * T2, s.cross_a, s.exp_a_T, s.exp_b_T);
+  return {static_cast<float>((p.joint ? ce_z + ce_t : ce_z) + kl_z + known), static_cast<float>(ce_t + kl_t + known)};
+}
+
+// Gradient to a row of scale · (ce · CE + kl · T² · KL) where the row is the student, KL(other ‖ row), or the teacher,
+// KL(row ‖ other), and the other row is constant: every logit gets the formula below, and the label's one `at_label` less.
+struct GradientTerms {
+  bool has_ce;
+  bool has_kl;
+  float own;         // of exp(a)
+  float own_T;       // of exp(a / T)
+  float other_T;     // of exp(b / T); the student's
+  float mean;        // Σ softmax(a / T) · (a − b) / T; the teacher's
+  float everywhere;  // NaN where the label is not valid
+  float at_label;
+};
+
+// The sums come as reciprocals; `cross` is Σ exp(a / T) · (a − b) / T of the row itself.
+template <class S>
+ACT_HD GradientTerms gradient_terms(
+    S scale, S ce, S kl, S T, S smoothing, int64_t classes, S inverse_own, S inverse_own_T, S inverse_other_T, S cross) {
+  return {
+      ce != 0,
+      kl != 0,
+      static_cast<float>(scale * ce * inverse_own),
+      static_cast<float>(scale * kl * T * inverse_own_T),
+      static_cast<float>(scale * kl * T * inverse_other_T),
+      static_cast<float>(cross * inverse_own_T),
+      static_cast<float>(scale * ce * smoothing / static_cast<S>(classes)),
+      static_cast<float>(scale * ce * (1 - smoothing)),
+  };
+}
+
+template <class V>
+ACT_HD V student_gradient(const GradientTerms& k, V exp_own, V exp_own_T, V exp_other_T) {
+  const V nothing{};
+  return (k.has_ce ? k.own * exp_own : nothing) - k.everywhere +
+         (k.has_kl ? k.own_T * exp_own_T - k.other_T * exp_other_T : nothing);
+}
+
+// `difference` is the logit's (a − b) / T.
+template <class V>
+ACT_HD V teacher_gradient(const GradientTerms& k, V exp_own, V exp_own_T, V difference) {
+  const V nothing{};
+  return (k.has_ce ? k.own * exp_own : nothing) - k.everywhere +
+         (k.has_kl ? k.own_T * exp_own_T * (difference - k.mean) : nothing);
+}
+
+}  // namespace act
