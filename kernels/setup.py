@@ -4,8 +4,8 @@ They use libtorch's stable ABI alone, and nothing of Python: one build serves ev
 
 ACT_BUILD says what to build: `auto` (the default: as much as the machine allows; what is left out is told here, and
 once more when act_kernels runs), `none`, `cpu`, or `cuda` (with the CPU's). A build that was asked for and cannot be
-made is an error. No GPU needs to be present: TORCH_CUDA_ARCH_LIST chooses the architectures. MAX_JOBS limits the compilers that
-run at a time; CXX, CXXFLAGS and LDFLAGS are heeded.
+made is an error. No GPU needs to be present: TORCH_CUDA_ARCH_LIST chooses the architectures. MAX_JOBS limits the
+compilers that run at a time; CXX, CXXFLAGS and LDFLAGS are heeded.
 """
 
 import contextlib
