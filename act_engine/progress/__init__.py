@@ -127,7 +127,8 @@ class Lines(Progress):
         parts += [f"{name} {value}" for name, value in self._figures.items()]
         if self.rated:
             speed = (self.done - self._done_before) / max(self.elapsed, 1e-9)
-            parts.append(f"{speed:.3g} {self.units}/s" if speed >= 0.1 else f"{1 / speed:.3g} s/{self.unit}")
+            slow = f"{1 / speed:.3g} s/{self.unit}" if speed else "?"
+            parts.append(f"{_number(speed)} {self.units}/s" if speed >= 0.1 else slow)
         parts.append(f"ETA {duration(self.left)}" if self.done < self.total else f"took {duration(self.elapsed)}")
         self.heading(f"{time.strftime('%H:%M:%S')}  {'  '.join(parts)}")
 
@@ -158,6 +159,10 @@ def progress(
         name = "bar" if sys.stderr.isatty() else "lines"
     chosen: dict[str, Any] = {"bar": Bar, "lines": Lines, "none": Progress}
     return chosen[name if shown else "none"](total, unit=unit, what=what, units=units, done=done, rated=rated)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
