@@ -137,12 +137,17 @@ void pgd_step(
 
 void random_start(
     const at::Tensor& out,
-    const at::Tensor& noise,
     const at::Tensor& x,
+    const at::Tensor& key,
+    int64_t first,
+    bool gaussian,
     const Constant& scale,
     const Constant& lower,
     const Constant& upper) {
-  const ImageStep s = image_step(out, noise, noise, x, scale, /*eps=*/0.0, lower, upper);
+  ImageStep s = image_step(out, out, out, x, scale, /*eps=*/0.0, lower, upper);
+  s.key = key.const_data_ptr<int64_t>();
+  s.first = first;
+  s.gaussian = gaussian;
   if (x.numel() == 0) {
     return;
   }
