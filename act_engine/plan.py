@@ -39,7 +39,8 @@ class Arguments(Config):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
-        options = read_options(Arguments, sys.argv[1:] if argv is None else argv, "python -m act_engine.plan")
+        words = sys.argv[1:] if argv is None else argv
+        options = read_options(Arguments, words, "python -m act_engine.plan", more_help=_objectives)
         recipe, file = options.pop("recipe", None), options.pop("config", None)
         if (recipe is None) == (file is None):
             raise ValueError("--recipe or --config: give exactly one of the two, such as --recipe imagenet_resnet50")
@@ -67,6 +68,12 @@ def _speed(given: float | None, folder: str | None) -> float | None:
     if not speeds:
         raise ValueError(f"--measured: {metrics} holds no images_per_second yet; let the run log a few steps")
     return statistics.median(speeds)
+
+
+def _objectives() -> str:
+    from act_engine.objectives import describe_objectives  # after the arguments: a typo need not wait for torch
+
+    return describe_objectives()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from act_engine.config import nearest
 from act_engine.config.command_line import read_options, user_errors
+from act_engine.errors import nearest
 from act_engine.studies.protocol import METHODS, STUDIES
 
 

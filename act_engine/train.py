@@ -30,7 +30,8 @@ class Arguments(Config):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
-        options = read_options(Arguments, sys.argv[1:] if argv is None else argv, "torchrun -m act_engine.train")
+        words = sys.argv[1:] if argv is None else argv
+        options = read_options(Arguments, words, "torchrun -m act_engine.train", more_help=_objectives)
         config = _config(options)
         if options.get("output") is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
@@ -59,6 +60,12 @@ def _config(options: dict) -> Config:
         raise ValueError("--recipe or --config: give exactly one of the two, such as --recipe digits")
     base = read_recipe(recipe) if recipe is not None else read_yaml(file)
     return from_mapping(nested(options), from_mapping(base))
+
+
+def _objectives() -> str:
+    from act_engine.objectives import describe_objectives  # after the arguments: a typo need not wait for torch
+
+    return describe_objectives()
 
 
 if __name__ == "__main__":

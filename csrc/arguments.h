@@ -1,4 +1,4 @@
-// What the kernels take: plain structs, filled by bindings.cpp and read by the CPU and the CUDA side alike.
+// What the kernels take: plain structs, filled by csrc/ops and read by the CPU and the CUDA side alike.
 #pragma once
 
 #include <cstdint>

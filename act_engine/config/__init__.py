@@ -1,9 +1,10 @@
 """The settings of a run. Each has one name, ``group.field``, the same in YAML and on the command line."""
 
-from act_engine.config.checks import nearest
 from act_engine.config.reading import (
     convert,
+    flat,
     from_mapping,
+    given_settings,
     read_config,
     read_recipe,
     read_yaml,
@@ -11,7 +12,6 @@ from act_engine.config.reading import (
     to_mapping,
 )
 from act_engine.config.settings import (
-    OBJECTIVES,
     AnalysisConfig,
     AttackConfig,
     CheckpointConfig,
@@ -19,6 +19,7 @@ from act_engine.config.settings import (
     DataConfig,
     EvaluateConfig,
     ModelConfig,
+    Numbers,
     ObjectiveConfig,
     OptimConfig,
     ParallelConfig,
@@ -26,7 +27,6 @@ from act_engine.config.settings import (
 )
 
 __all__ = [
-    "OBJECTIVES",
     "AnalysisConfig",
     "AttackConfig",
     "CheckpointConfig",
@@ -34,13 +34,15 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ModelConfig",
+    "Numbers",
     "ObjectiveConfig",
     "OptimConfig",
     "ParallelConfig",
     "TrainConfig",
     "convert",
+    "flat",
     "from_mapping",
-    "nearest",
+    "given_settings",
     "read_config",
     "read_recipe",
     "read_yaml",

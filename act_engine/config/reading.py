@@ -8,15 +8,15 @@ import copy
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from act_engine.config.checks import nearest, require
-from act_engine.config.settings import Config
+from act_engine.config.settings import Config, Numbers
+from act_engine.errors import nearest, require
 
 
 def recipe_names() -> list[str]:
@@ -77,22 +77,30 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain nested dicts and lists, ready for YAML or JSON; `from_mapping` reads them back to an equal `Config`."""
-    return {
-        group.name: {
-            k: list(v) if isinstance(v, tuple) else copy.deepcopy(v)
-            for k, v in vars(getattr(config, group.name)).items()
-        }
-        for group in dataclasses.fields(config)
-    }
+    return {group.name: _plain_group(getattr(config, group.name)) for group in dataclasses.fields(Config)}
+
+
+def _plain_group(group: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, value in vars(group).items():
+        if name == open_field(type(group)):
+            plain |= value
+        else:
+            plain[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+    return plain
 
 
 def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Config:
     """`base` (default: all defaults) with the settings of a nested mapping put over it, strictly.
 
+    The result's `under` is `base`, so that it is known which settings were given to which others. A mapping that has
+    every group is what a run wrote down of itself: nobody gave those settings one by one, and `under` is None.
+
     Raises:
         ValueError: an unknown group or field (the nearest name is suggested), or a value that is not allowed.
     """
     base = base or Config()
+    whole = all(group.name in mapping for group in dataclasses.fields(Config))
     groups = {f.name: f.type for f in dataclasses.fields(Config)}
     changed = {}
     for group, values in mapping.items():
@@ -104,14 +112,44 @@ def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Conf
             isinstance(values, Mapping), group, values, f"a mapping of its fields: {', '.join(_types(groups[group]))}"
         )
         field_types = _types(groups[group])
+        rest = open_field(groups[group])
         for name in values:
-            if name not in field_types:
+            if name not in field_types and rest is None:
                 raise ValueError(
                     f"{group}.{name}: unknown setting{_suggest(group, str(name))}; known: {', '.join(field_types)}"
                 )
-        converted = {name: convert(value, field_types[name], f"{group}.{name}") for name, value in values.items()}
+        types = {name: field_types.get(name, OPEN) for name in values}
+        converted = {name: convert(value, types[name], f"{group}.{name}") for name, value in values.items()}
+        if rest is not None:
+            own = {name: converted.pop(name) for name in values if name not in field_types}
+            converted[rest] = Numbers({**getattr(getattr(base, group), rest), **own})
         changed[group] = dataclasses.replace(getattr(base, group), **converted)
-    return dataclasses.replace(base, **changed)
+    return dataclasses.replace(base, **changed, under=None if whole else base)
+
+
+OPEN = float | None
+"""Type of what an open group has beside its fields."""
+
+
+def open_field(group: type) -> str | None:
+    """The field in which a group keeps what it has beside its fields; None for a group that is not open."""
+    return next((f.name for f in dataclasses.fields(group) if f.metadata.get("open")), None)
+
+
+def given_settings(config: Config) -> Iterator[tuple[Config, dict[str, Any]]]:
+    """The layers that `config` was put together from, the newest first: each with what it gave, by full name.
+
+    That is what differs from the config below it. Of a config that was not read from a mapping nothing is known.
+    """
+    while config.under is not None:
+        mine, below = flat(config), flat(config.under)
+        yield config, {name: value for name, value in mine.items() if name not in below or below[name] != value}
+        config = config.under
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting by its full name, ``group.field``."""
+    return {f"{group}.{name}": value for group, values in to_mapping(config).items() for name, value in values.items()}
 
 
 def _suggest(group: str, name: str) -> str:
@@ -120,7 +158,7 @@ def _suggest(group: str, name: str) -> str:
 
 
 def _types(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    return {name: kind for name, kind in typing.get_type_hints(cls).items() if name != open_field(cls)}
 
 
 def convert(value: Any, kind: Any, setting: str) -> Any:

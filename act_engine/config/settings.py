@@ -1,28 +1,23 @@
 """The settings of a run: frozen, typed, checked."""
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
 
-from act_engine.config.checks import in_255ths, nearest, require, require_pixels
+from act_engine.errors import in_255ths, nearest, require, require_pixels
 
-OBJECTIVES = ("act", "natural", "madry", "trades", "mart", "lbgat", "rslad")
+
+class Numbers(dict[str, float | None]):
+    """The numbers of an objective that were given, by name; None is the objective's own value."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
+    """The training method. Every other name of this group is a number of the objective's own, which its class knows."""
+
     name: str = "act"
-    """Training method: act, natural, madry, trades, mart, lbgat or rslad."""
-    robust_alpha: float = 0.9
-    """ACT: weight of the KL term in the robust model's loss, in [0, 1]; cross-entropy has the rest."""
-    natural_alpha: float = 0.9
-    """ACT: weight of the KL term in the natural model's loss, in [0, 1]."""
-    temperature: float = 4.0
-    """ACT: temperature of both KL terms, above 0; they are scaled by its square."""
-    beta: float | None = None
-    """TRADES, MART, LBGAT: weight of the KL term, 0 or more; null: the method's own, 6 (MART: 5)."""
-    label_smoothing: float = 0.0
-    """Share of every label that is spread over all classes, 0 up to but not including 1, in the losses'
-    cross-entropies; the attack keeps the plain labels."""
+    """Training method: act, natural, madry, trades, mart, lbgat, rslad, or the name of one that an installed package
+    adds; each has numbers of its own, listed below."""
+    numbers: Numbers = field(default_factory=Numbers, hash=False, metadata={"open": True})
     awp_gamma: float = 0.0
     """Adversarial weight perturbation: how far each layer's weights are moved against the loss, relative to their
     norm, before the gradient is taken there, such as 0.005; 0: not at all. It costs another pass of that model."""
@@ -30,21 +25,12 @@ class ObjectiveConfig:
     """With awp_gamma: epochs to train without it first, 0 or more."""
 
     def __post_init__(self) -> None:
-        require(
-            self.name in OBJECTIVES, "objective.name", self.name, ", ".join(OBJECTIVES) + nearest(self.name, OBJECTIVES)
-        )
-        require(0 <= self.robust_alpha <= 1, "objective.robust_alpha", self.robust_alpha, "0 to 1")
-        require(0 <= self.natural_alpha <= 1, "objective.natural_alpha", self.natural_alpha, "0 to 1")
-        require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
-        if self.beta is not None:
-            require(self.beta >= 0, "objective.beta", self.beta, "0 or more, or null")
-        require(0 <= self.label_smoothing < 1, "objective.label_smoothing", self.label_smoothing, "0 or more, below 1")
         require(self.awp_gamma >= 0, "objective.awp_gamma", self.awp_gamma, "0 or more, such as 0.005")
         require(self.awp_start_epoch >= 0, "objective.awp_start_epoch", self.awp_start_epoch, "0 or more")
 
     def method(self) -> dict[str, Any]:
         """The settings of `act_engine.objectives.build_objective`."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("awp_")}
+        return {"name": self.name, **self.numbers}
 
 
 @dataclass(frozen=True)
@@ -120,8 +106,11 @@ class DataConfig:
     train_size_epochs; empty: image_size throughout."""
     train_size_epochs: tuple[int, ...] = ()
     """The epochs before which the picture side changes, rising."""
+    decode: Literal["auto", "cpu"] = "auto"
+    """image_folder, webdataset: decode training images on the GPU where there is one (auto), or on the CPU."""
     bad_images: Literal["error", "skip"] = "error"
-    """An unusable image file stops the run (error), or is left out and counted (skip)."""
+    """An unusable image file stops the run (error), or is left out and counted (skip); one that turns out so in mid-run
+    is then replaced by another, and named."""
     index: str = "auto"
     """image_folder, webdataset: where what was found is kept for the next start: auto (the user's cache folder), a
     folder, renew (auto, but listed anew: for files that were changed where they lie), or off."""
@@ -469,8 +458,10 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    under: InitVar[object] = None  # the Config that this one was put over; no setting, and not compared
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, under: object) -> None:
+        object.__setattr__(self, "under", under)
         parts, batch = self.train.accumulate, self.data.batch_size
         require(
             batch % parts == 0, "train.accumulate", parts, f"a divisor of data.batch_size, {batch}: the parts are equal"

@@ -41,7 +41,7 @@ __all__ = [
 
 OWN_SETTINGS = (  # those that a data set may lack; then they stay as they are by default
     *("path", "download", "bad_images", "holdout", "index"),
-    *("image_size", "eval_resize", "train_sizes", "train_size_epochs"),
+    *("image_size", "eval_resize", "train_sizes", "train_size_epochs", "decode"),
 )
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def build_data(
     eval_resize: int | None = None,
     train_sizes: Sequence[int] = (),
     train_size_epochs: Sequence[int] = (),
+    decode: str = "auto",
     bad_images: str = "error",
     download: bool = False,
     index: str = "auto",
@@ -88,7 +89,8 @@ def build_data(
     images that are tested on, where there is no held-out split.
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
     image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
-    before, between and after the epochs `train_size_epochs` (empty: `image_size`).
+    before, between and after the epochs `train_size_epochs` (empty: `image_size`); `decode` "cpu" leaves the GPU to the
+    training, where "auto" decodes on it.
     `bad_images`: "error" stops at an unusable image, "skip" leaves such images out and says how many (also in
     `Data.bad_images`); one that turns out so in mid-run is then replaced by another. `download` lets cifar10 and
     cifar100 be fetched into `path`. `index`: where image_folder and webdataset keep what they found (as in `indexed`).
@@ -118,6 +120,7 @@ def build_data(
             "eval_resize": eval_resize,
             "workers": workers,
             "bad_images": bad_images,
+            "decode": decode,
         }
         growing = {"train_sizes": train_sizes, "train_size_epochs": train_size_epochs}
     else:

@@ -241,7 +241,9 @@ def _tree(name: str, root: Path, *, workers: int, bad_images: str) -> Splits:
         part = getattr(files, split)
         if part is not None:
             parts[split] = Pictures(decoded(part, image_size=PIXELS[1], workers=workers), part.labels)
-    return Splits(**parts, num_classes=expected, classes=files.classes, notes=files.notes, bad=files.bad)
+    return Splits(
+        **parts, num_classes=expected, classes=files.classes, notes=files.notes, bad=files.bad, unused=files.unused
+    )
 
 
 SOURCES = tuple(

@@ -34,13 +34,12 @@ PREFETCH = 2  # batches decoded ahead
 READ_AHEAD = 2  # batches of encoded images read ahead of the decoder
 MADE_AHEAD = 2  # batches resized before they are asked for
 RAND_AUGMENT_OPERATIONS, RAND_AUGMENT_MAGNITUDE, RAND_AUGMENT_BINS = 2, 9, 31  # the usual ImageNet setting
-# room that decoding buffers are given from the start, so that no image of ImageNet makes them grow during training
-DECODER_MEMORY = {
-    "device_memory_padding": 211025920,
-    "host_memory_padding": 140544512,
-    "preallocate_width_hint": 5980,
-    "preallocate_height_hint": 6430,
-}
+# Room that a GPU's decoding buffers are given from the start, so that no image of ImageNet makes them grow during
+# training: bytes a thread for its largest one, as long as all threads of a process stay within a budget.
+DEVICE_BUFFER, HOST_BUFFER = 211_025_920, 140_544_512
+DEVICE_BUDGET, HOST_BUDGET = 2**30, 2**29
+HOST_BUFFERS = 2  # a thread, pinned
+PREALLOCATED = {"preallocate_width_hint": 5980, "preallocate_height_hint": 6430}
 
 
 class DaliLoader(OrderedLoader):
@@ -49,8 +48,9 @@ class DaliLoader(OrderedLoader):
     Train: a random resized crop, decoded as a region, and a flip; `augment="randaugment"` adds RandAugment (2
     operations, magnitude 9 of 31); `"none"` shows the evaluation's view instead. `train_sizes` are the image sizes
     before, between and after the epochs `train_size_epochs` (empty: `image_size` throughout). On a GPU it decodes
-    there. Test: the shorter side resized to `eval_resize`, centre crop, always decoded on the CPU, so that an
-    evaluation does not depend on the machine.
+    there, unless `decode` is "cpu". Test: the shorter side resized to `eval_resize`, centre crop, always decoded on the
+    CPU, so that an evaluation does not depend on the machine. `bad_images`: what an image does that cannot be decoded:
+    "error" ends the epoch, "skip" has another shown in its place.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class DaliLoader(OrderedLoader):
         workers: int = 2,
         device: str | torch.device = "cpu",
         bad_images: str = "error",
+        decode: str = "auto",
         classes: Sequence[str] | None = None,
         **order: Any,
     ) -> None:
@@ -81,7 +82,7 @@ class DaliLoader(OrderedLoader):
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-images")
         self._feed: Iterator[list[Any]] = iter(())
         self._repairs = Repairs(files, replace=bad_images == "skip", undecodable=undecodable)
-        on_gpu = self.device.type == "cuda" and augment != "none"
+        on_gpu = self.device.type == "cuda" and augment != "none" and decode != "cpu"
         self._resized_here = not on_gpu and augment != "randaugment"
         build = _decoding_pipeline if self._resized_here else _train_pipeline
         self._build = partial(
@@ -281,7 +282,7 @@ def _train_pipeline(source: Any, *, augment: str, **options: Any) -> Any:
             source, num_outputs=count, dtype=dtypes[:count], ndim=dimensions[:count]
         )
         on_gpu = options["device_id"] is not None
-        options_there = {"device": "mixed", **DECODER_MEMORY} if on_gpu else {}
+        options_there = {"device": "mixed", **decoder_memory(options["num_threads"])} if on_gpu else {}
         images = _decoded_region(fn, encoded, region, **options_there)
         size = fn.cast(size, dtype=types.FLOAT)
         images = fn.resize_crop_mirror(
@@ -290,6 +291,15 @@ def _train_pipeline(source: Any, *, augment: str, **options: Any) -> Any:
         return _rand_augment(images, *draws) if rand_augment else images
 
     return pipeline()
+
+
+def decoder_memory(threads: int) -> dict[str, int]:
+    """DALI's options for the buffers that it decodes into on a GPU, of so many threads a process."""
+    return {
+        "device_memory_padding": min(DEVICE_BUFFER, DEVICE_BUDGET // threads),
+        "host_memory_padding": min(HOST_BUFFER, HOST_BUDGET // (HOST_BUFFERS * threads)),
+        **PREALLOCATED,
+    }
 
 
 def _decoded_region(fn: Any, encoded: Any, region: Any, **options: Any) -> Any:

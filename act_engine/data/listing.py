@@ -138,5 +138,8 @@ def as_splits(
         classes=first.classes,
         notes=tuple(said),
         bad=tuple(bad),
-        unused={split: listing.unused for split, listing in listings.items()},
+        unused={
+            split: listing.unused | ({"bad": list(listing.bad)} if listing.bad else {})
+            for split, listing in listings.items()
+        },
     )

@@ -21,7 +21,7 @@ from act_engine.data.splits import Splits
 
 GROUP = "act_engine.data"
 BUILT_IN = ("digits", "textures", "cifar", "npz", "image_folder", "webdataset")  # modules of this package
-STREAM_SETTINGS = ("image_size", "eval_resize", "train_sizes", "train_size_epochs")
+STREAM_SETTINGS = ("image_size", "eval_resize", "train_sizes", "train_size_epochs", "decode")
 SHARED_SETTINGS = ("classes", "train_samples", "validation_samples", "selection_samples", "label_noise", "seed")
 
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights, smoothing_term
+from act_engine.objectives.base import Models, Objective, number, smoothing, smoothing_term
 from act_kernels import act_loss
 
 
 @dataclass(frozen=True)
-class ACT:
+class ACT(Objective):
     """A robust model G and a natural model F, trained together, each towards the labels and the other's output.
 
     robust:  (1 − a_G) · CE(G(x'), y) + a_G · T² · KL(F^T(x) ‖ G^T(x')), F(x) detached
@@ -22,20 +22,22 @@ class ACT:
     the weights a sample are (1 − a_G) / B and a_G.
     """
 
-    robust_alpha: float = 0.9
-    natural_alpha: float = 0.9
-    temperature: float = 4.0
-    label_smoothing: float = 0.0
+    robust_alpha: float = number(
+        0.9, "weight of the KL term in the robust model's loss; cross-entropy has the rest", least=0, most=1
+    )
+    natural_alpha: float = number(0.9, "weight of the KL term in the natural model's loss", least=0, most=1)
+    temperature: float = number(4.0, "temperature of both KL terms, which are scaled by its square", above=0)
+    label_smoothing: float = smoothing()
 
+    name: ClassVar = "act"
+    label: ClassVar = "ACT"
     trains: ClassVar = ("robust", "natural")
-    frozen: ClassVar = ()
-    attack_start: ClassVar = "gaussian"
-    attack_loss: ClassVar = "kl"
+    attack_losses: ClassVar = ("kl", "ce", "mixed")
 
     def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
         if loss == "mixed":
             return self.robust_alpha, (1 - self.robust_alpha) / batch_size
-        return single_term_weights(loss, ("kl", "ce", "mixed"), "act")
+        return super().attack_weights(loss, batch_size)
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         natural_logits = models["natural"](images)

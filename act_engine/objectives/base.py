@@ -1,7 +1,10 @@
-"""What the trainer asks of a training method."""
+"""What a training method is: a class that says everything about itself, from its name to its losses."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,25 +15,102 @@ Models = Mapping[str, Callable[[Tensor], Tensor]]
 mode and without a graph."""
 
 
-class Objective(Protocol):
-    """A training method: which models it trains, what its attack maximises, and the losses of one batch."""
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may take, and what it means."""
 
+    meaning: str = ""
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        if self.least > -math.inf and self.most < math.inf:
+            return f"{self.least:g} to {self.most:g}"
+        bounds = {
+            f"{self.least:g} or more": self.least,
+            f"above {self.above:g}": self.above,
+            f"below {self.below:g}": self.below,
+            f"at most {self.most:g}": self.most,
+        }
+        return ", ".join(text for text, bound in bounds.items() if math.isfinite(bound)) or "a number"
+
+
+def number(default: float, meaning: str, **bounds: float) -> Any:
+    """A dataclass field for one of an objective's own numbers, which is then the setting ``objective.NAME``.
+
+    Args:
+        default: the method's own value.
+        meaning: what it is, for ``--help``.
+        bounds: ``least`` and ``most`` (allowed themselves), ``above`` and ``below`` (not).
+    """
+    return dataclasses.field(default=default, metadata={"range": Range(meaning, **bounds)})
+
+
+def smoothing() -> Any:
+    """The number ``label_smoothing`` of an objective that has a cross-entropy."""
+    meaning = "share of every label that is spread over all classes, in the losses' cross-entropies"
+    return number(0.0, f"{meaning}; the attack keeps the plain labels", least=0, below=1)
+
+
+class Objective:
+    """A training method: which models it trains, what its attack maximises, and the losses of one batch.
+
+    A subclass is a frozen dataclass whose fields are the method's own numbers: see `number`. One that a package names
+    in an entry point of the group ``act_engine.objectives`` is one of the engine's own in all that it does.
+    """
+
+    name: ClassVar[str]
+    """What the setting ``objective.name`` calls it."""
+    label: ClassVar[str]
+    """Its customary name, in tables and plots."""
     trains: ClassVar[tuple[str, ...]]
     """Names of the models it trains, out of ``"robust"`` and ``"natural"``."""
-    frozen: ClassVar[tuple[str, ...]]
+    frozen: ClassVar[tuple[str, ...]] = ()
     """Names of the models that it needs trained already: none, or ``"teacher"``."""
-    attack_start: ClassVar[str]
-    """The method's own start of the attack, used where ``attack.start`` is auto."""
-    attack_loss: ClassVar[str]
-    """The method's own attack loss, used where ``attack.loss`` is auto; ``"none"`` for a method without an attack."""
+    attack_losses: ClassVar[tuple[str, ...]]
+    """What its attack can maximise, out of ``"kl"``, ``"ce"`` and ``"mixed"``, its own (used where ``attack.loss`` is
+    auto) first; none for a method without an attack."""
+    attack_start: ClassVar[str] = "gaussian"
+    """Its own start of the attack, used where ``attack.start`` is auto."""
+    attack_loss: ClassVar[str] = "none"
+    """The first of `attack_losses`, from which it follows."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.attack_loss = next(iter(getattr(cls, "attack_losses", ())), "none")
+
+    def __post_init__(self) -> None:
+        for name, allowed in number_ranges(type(self)).items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or value not in allowed:
+                raise ValueError(f"objective.{name}: got {value!r}; allowed: {allowed}")
 
     def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        """Weights (KL, cross-entropy) of the attack's loss, both batch sums; ValueError if it has no such loss."""
-        ...
+        """Weights (KL, cross-entropy) of the attack's loss, both batch sums.
+
+        Raises:
+            ValueError: `loss` is not among those that the method's attack can maximise.
+        """
+        if loss not in self.attack_losses:
+            allowed = ", ".join(("auto", *self.attack_losses))
+            raise ValueError(f"attack.loss: got {loss!r}; allowed with objective {self.name}: {allowed}")
+        return (1.0, 0.0) if loss == "kl" else (0.0, 1.0)
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One scalar loss for each model it trains, by the model's name; computed before any optimizer steps."""
-        ...
+        raise NotImplementedError
+
+
+def number_ranges(objective: type) -> dict[str, Range]:
+    """An objective's own numbers, by name; none where its class is no dataclass."""
+    if not dataclasses.is_dataclass(objective):
+        return {}
+    return {field.name: field.metadata.get("range", Range()) for field in dataclasses.fields(objective)}
 
 
 def smoothing_term(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
@@ -41,14 +121,3 @@ def smoothing_term(logits: Tensor, labels: Tensor, label_smoothing: float) -> Te
     """
     right = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     return label_smoothing * (right - logits.mean(1)).mean()
-
-
-def single_term_weights(loss: str, allowed: tuple[str, ...], method: str) -> tuple[float, float]:
-    """The weights of a pure KL or a pure cross-entropy attack.
-
-    Raises:
-        ValueError: `loss` is not among those that the method's attack can maximise.
-    """
-    if loss not in allowed:
-        raise ValueError(f"attack.loss: got {loss!r}; allowed with objective {method}: auto, {', '.join(allowed)}")
-    return (1.0, 0.0) if loss == "kl" else (0.0, 1.0)

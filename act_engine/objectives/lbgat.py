@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, Objective, number, smoothing
 from act_kernels import kl_ce_loss
 
 
 @dataclass(frozen=True)
-class LBGAT:
+class LBGAT(Objective):
     """min MSE(S(x'), T(x)) + CE(T(x), y) + beta · KL(S(x) ‖ S(x')) over the student S and its teacher T, both trained.
 
     MSE is the mean over all logits, nothing is detached, and x' maximises KL(S(x) ‖ S(x')) as in TRADES. S is the
@@ -20,16 +20,13 @@ class LBGAT:
     the MSE stands in both. The train-mode S(x') comes before S(x).
     """
 
-    beta: float = 6.0
-    label_smoothing: float = 0.0
+    beta: float = number(6.0, "weight of the KL term", least=0)
+    label_smoothing: float = smoothing()
 
+    name: ClassVar = "lbgat"
+    label: ClassVar = "LBGAT"
     trains: ClassVar = ("robust", "natural")
-    frozen: ClassVar = ()
-    attack_start: ClassVar = "gaussian"
-    attack_loss: ClassVar = "kl"
-
-    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        return single_term_weights(loss, ("kl", "ce"), "lbgat")
+    attack_losses: ClassVar = ("kl", "ce")
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         x_adv = attack(images, labels, attack.clean_logits(images))

@@ -7,22 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, Objective, smoothing
 
 
 @dataclass(frozen=True)
-class Madry:
+class Madry(Objective):
     """min CE(S(x'), y) over the weights, x' maximising CE(S(x'), y) from a uniform start in the ball."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = smoothing()
 
+    name: ClassVar = "madry"
+    label: ClassVar = "adversarial training"
     trains: ClassVar = ("robust",)
-    frozen: ClassVar = ()
+    attack_losses: ClassVar = ("ce",)
     attack_start: ClassVar = "uniform"
-    attack_loss: ClassVar = "ce"
-
-    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        return single_term_weights(loss, ("ce",), "madry")
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         x_adv = attack(images, labels)

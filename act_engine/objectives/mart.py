@@ -7,28 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, Objective, number, smoothing
 from act_kernels import kl_ce_loss
 
 
 @dataclass(frozen=True)
-class Mart:
+class Mart(Objective):
     """min CE(S(x'), y) − log(1.0001 − max over k≠y of S_k(x')) + beta · mean[KL(S(x) ‖ S(x')) · (1 − S_y(x))].
 
     S(x) are probabilities, and the gradient goes through all of them; x' maximises CE(S(x'), y). The train-mode S(x)
     comes before S(x'). Label smoothing is of the cross-entropy alone.
     """
 
-    beta: float = 5.0
-    label_smoothing: float = 0.0
+    beta: float = number(5.0, "weight of the KL term", least=0)
+    label_smoothing: float = smoothing()
 
+    name: ClassVar = "mart"
+    label: ClassVar = "MART"
     trains: ClassVar = ("robust",)
-    frozen: ClassVar = ()
-    attack_start: ClassVar = "gaussian"
-    attack_loss: ClassVar = "ce"
-
-    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        return single_term_weights(loss, ("ce",), "mart")
+    attack_losses: ClassVar = ("ce",)
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         x_adv = attack(images, labels)

@@ -7,22 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, Objective, smoothing
 
 
 @dataclass(frozen=True)
-class Natural:
+class Natural(Objective):
     """The natural model F alone, minimising CE(F(x), y)."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = smoothing()
 
+    name: ClassVar = "natural"
+    label: ClassVar = "natural training"
     trains: ClassVar = ("natural",)
-    frozen: ClassVar = ()
+    attack_losses: ClassVar = ()
     attack_start: ClassVar = "none"
-    attack_loss: ClassVar = "none"
-
-    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        return single_term_weights(loss, (), "natural")
 
     def losses(self, models: Models, attack: Attack | None, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         natural_logits = models["natural"](images)

@@ -6,24 +6,22 @@ from typing import ClassVar
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights
+from act_engine.objectives.base import Models, Objective
 from act_kernels import kl_ce_loss
 
 
 @dataclass(frozen=True)
-class RSLAD:
+class RSLAD(Objective):
     """min 5/6 · KL(T(x) ‖ S(x')) + 1/6 · KL(T(x) ‖ S(x)), T a frozen robust teacher in eval mode; no label is used.
 
     x' maximises KL(T(x) ‖ S(x')). The train-mode S(x') comes before S(x).
     """
 
+    name: ClassVar = "rslad"
+    label: ClassVar = "RSLAD"
     trains: ClassVar = ("robust",)
     frozen: ClassVar = ("teacher",)
-    attack_start: ClassVar = "gaussian"
-    attack_loss: ClassVar = "kl"
-
-    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        return single_term_weights(loss, ("kl", "ce"), "rslad")
+    attack_losses: ClassVar = ("kl", "ce")
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         target = models["teacher"](images)

@@ -6,27 +6,24 @@ from typing import ClassVar
 from torch import Tensor
 
 from act_engine.attack import Attack
-from act_engine.objectives.base import Models, single_term_weights, smoothing_term
+from act_engine.objectives.base import Models, Objective, number, smoothing, smoothing_term
 from act_kernels import trades_loss
 
 
 @dataclass(frozen=True)
-class Trades:
+class Trades(Objective):
     """min CE(S(x), y) + beta · KL(S(x) ‖ S(x')), gradient to both sides; x' maximises the KL with S(x) detached.
 
     The attack's S(x) is the eval-mode output, computed once; the loss has its own train-mode S(x), before S(x').
     """
 
-    beta: float = 6.0
-    label_smoothing: float = 0.0
+    beta: float = number(6.0, "weight of the KL term", least=0)
+    label_smoothing: float = smoothing()
 
+    name: ClassVar = "trades"
+    label: ClassVar = "TRADES"
     trains: ClassVar = ("robust",)
-    frozen: ClassVar = ()
-    attack_start: ClassVar = "gaussian"
-    attack_loss: ClassVar = "kl"
-
-    def attack_weights(self, loss: str, batch_size: int) -> tuple[float, float]:
-        return single_term_weights(loss, ("kl", "ce"), "trades")
+    attack_losses: ClassVar = ("kl", "ce")
 
     def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         x_adv = attack(images, labels, attack.clean_logits(images))

@@ -7,8 +7,8 @@ import torch
 from act_engine.config import Config
 from act_engine.data import data_facts
 from act_engine.models import build_model
-from act_engine.objectives import build_objective
 from act_engine.planning.dry_run import Step, measure_step
+from act_engine.runs.methods import method_of
 
 FLOAT_BYTES = 4  # weights, gradients and the optimizer's tensors are float32 whatever the precision of the passes
 
@@ -17,7 +17,7 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
     """The whole plan as text; `images_per_second` is one GPU's."""
     usual_images, classes, shape = data_facts(**vars(config.data))
     images = images or usual_images
-    objective = build_objective(**config.objective.method())
+    objective = method_of(config)
     architectures = {role: config.model.architecture(role) for role in ("robust", "natural", "teacher")}
     classes = config.model.num_classes or classes
     step = measure_step(

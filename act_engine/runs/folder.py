@@ -34,6 +34,7 @@ FREE = (
     "checkpoint.",
     "evaluate.",
 )
+ENDLESS = ("constant", "multistep")  # schedules whose rate does not depend on train.epochs, which is then free too
 
 
 def evaluation_file(checkpoint: str) -> str:
@@ -113,9 +114,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    endless = new["optim"]["schedule"] in ENDLESS
+    free = (*FREE, "train.epochs") if endless else FREE
     for group, values in new.items():
         for name, value in values.items():
             setting = f"{group}.{name}"
-            if old[group][name] != value and not setting.startswith(FREE):
-                return f"{setting}: {old[group][name]} there, {value} here"
+            if old[group].get(name) != value and not setting.startswith(free):
+                return f"{setting}: {old[group].get(name)} there, {value} here"
     return ""

@@ -1,23 +1,34 @@
-"""What a run's training method is called, and which of several runs are the same but for their seed."""
+"""A run's training method: its objective, what it is called, and which of several runs differ in their seed alone."""
 
+import dataclasses
 import statistics
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from act_engine.config import Config, to_mapping
-
-METHODS = {
-    "natural": "natural training",
-    "madry": "adversarial training",
-    "trades": "TRADES",
-    "mart": "MART",
-    "lbgat": "LBGAT",
-    "rslad": "RSLAD",
-    "act": "ACT",
-}
+from act_engine.config import Config, Numbers, flat, given_settings
+from act_engine.objectives import Objective, build_objective, number_names, objectives, own_numbers
 
 # Where and how a run was made, not what: runs that differ in nothing else are seeds of one method.
 INCIDENTAL = ("train.seed", "train.device", "train.log_every", "data.path", "data.workers", "parallel.", "checkpoint.")
+
+
+def method_of(config: Config) -> Objective:
+    """The objective of a run, with the numbers that were given to it.
+
+    Numbers that a recipe or an older run states for another objective, and that this one does not have, are left out.
+
+    Raises:
+        ValueError: there is no such objective, or it was given a number that it does not have or that is out of range.
+    """
+    known = {name: number_names(kind) for name, kind in objectives().items()}
+    mine = known.get(config.objective.name, ())
+    refused = set(config.objective.numbers) - {number for numbers in known.values() for number in numbers}
+    for layer, names in given_settings(config):
+        has = known.get(layer.objective.name, ())
+        numbers = {name.removeprefix("objective.") for name in names if name.startswith("objective.")}
+        refused |= {number for number in numbers & set(config.objective.numbers) if number not in has}
+    kept = {name: value for name, value in config.objective.numbers.items() if name in mine or name in refused}
+    return build_objective(config.objective.name, **kept)
 
 
 def deployed_model(names: Collection[str]) -> str:
@@ -27,8 +38,9 @@ def deployed_model(names: Collection[str]) -> str:
 
 def method_label(config: Config) -> str:
     """The method's customary name, and the switches that were put on top of it."""
-    label = METHODS.get(config.objective.name, config.objective.name)
-    if to_mapping(config)["objective"].get("awp_gamma"):
+    kind = objectives().get(config.objective.name)  # None: of a package that is not installed here
+    label = config.objective.name if kind is None else kind.label
+    if config.objective.awp_gamma:
         label += " + AWP"
     return label if config.train.ema is None else f"{label} + EMA"
 
@@ -51,15 +63,17 @@ def group_by_method(configs: Sequence[Config]) -> dict[str, list[int]]:
     for label, group in zip(labels, groups, strict=True):
         alike = [settings[other[0]] for name, other in zip(labels, groups, strict=True) if name == label]
         mine = settings[group[0]]
-        differing = [name for name in mine if any(other[name] != mine[name] for other in alike)]
+        differing = [name for name in mine if any(other.get(name) != mine[name] for other in alike)]
         detail = ", ".join(f"{name} {mine[name]}" for name in differing)
         result[f"{label} ({detail})" if detail else label] = group
     return result
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    flat = {f"{group}.{k}": v for group, values in to_mapping(config).items() for k, v in values.items()}
-    return {name: value for name, value in flat.items() if not name.startswith(INCIDENTAL)}
+    if config.objective.name in objectives():  # what another objective would have counted for is no difference
+        numbers = Numbers(own_numbers(method_of(config)))
+        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, numbers=numbers))
+    return {name: value for name, value in flat(config).items() if not name.startswith(INCIDENTAL)}
 
 
 def over_seeds(results: Sequence[Any], measure: str) -> Any:

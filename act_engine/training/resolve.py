@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from act_engine.config import Config
+from act_engine.config import Config, Numbers
 from act_engine.learners import check_strategy, pick_strategy
-from act_engine.objectives import Objective
+from act_engine.objectives import Objective, own_numbers
 from act_engine.parallel import World
 
 
@@ -37,7 +37,7 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
     )
     return dataclasses.replace(
         config,
-        objective=dataclasses.replace(config.objective, beta=getattr(objective, "beta", None)),
+        objective=dataclasses.replace(config.objective, numbers=Numbers(own_numbers(objective))),
         attack=attack,
         model=dataclasses.replace(config.model, num_classes=classes),
         train=dataclasses.replace(config.train, device=world.device.type),

@@ -18,12 +18,11 @@ from act_engine.data import Batch, Data, describe_data
 from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
 from act_engine.learners import deployed
 from act_engine.models import describe_model, load_weights
-from act_engine.objectives import build_objective
 from act_engine.parallel import Vote, connect
 from act_engine.runs import environment
 from act_engine.runs.data import check_data
 from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_run, open_run, write_json
-from act_engine.runs.methods import deployed_model
+from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
 from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step, start_model
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
@@ -69,7 +68,7 @@ class Trainer:
         self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
         self.output, self.profile = Path(output), profile
         with world.together():
-            self.objective = build_objective(**config.objective.method())
+            self.objective = method_of(config)
             if data is not None:
                 given = dataclasses.replace(config.data, name="given", batch_size=data.train.batch_size)
                 config = dataclasses.replace(config, data=given)

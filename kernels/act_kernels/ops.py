@@ -2,6 +2,11 @@
 
 Arguments that are "a number or a tensor" to the user are a pair here, (Tensor? tensor, float number): the tensor counts
 when it is there. The raw ops have no derivative; `losses.py` attaches the gradients that they return.
+
+`NAME` is the op that everybody calls, on any backend. `NAME.native` is the native library's kernel alone (csrc/ops),
+which writes into tensors that it is given, all of one layout; `native.py` loads the library and calls it.
+To add an op: its two schemas here; its function in csrc/ops/cpu.cpp and cuda.cpp, named in the list at their end; the
+functions of that name in `reference`, `native` and `triton`; its name in `dispatch.OPS`.
 """
 
 from typing import Any
@@ -30,6 +35,26 @@ _library.define(
     "kl_ce_loss(Tensor logits, Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, "
     "float target_ce_weight, float temperature, float label_smoothing, float grad_scale, bool logits_grad, "
     "bool target_grad) -> (Tensor, Tensor, Tensor)"
+)
+
+_BOUNDS = "Tensor? lowers, float lower, Tensor? uppers, float upper"
+_library.define(
+    "pgd_step.native(Tensor(a!) out, Tensor x_adv, Tensor grad, Tensor x, Tensor? step_sizes, float step_size, "
+    f"Tensor? epsilons, float eps, {_BOUNDS}, bool l2) -> ()"
+)
+_library.define(
+    "random_start_.native(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
+    f"{_BOUNDS}) -> ()"
+)
+_library.define(
+    "act_loss.native(Tensor(a!) losses, Tensor(b!)? robust_grad, Tensor(c!)? natural_grad, Tensor robust_logits, "
+    "Tensor natural_logits, Tensor labels, float robust_alpha, float natural_alpha, float temperature, "
+    "float grad_scale) -> ()"
+)
+_library.define(
+    "kl_ce_loss.native(Tensor(a!) losses, Tensor(b!)? logits_grad, Tensor(c!)? target_grad, Tensor logits, "
+    "Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, float target_ce_weight, float temperature, "
+    "float label_smoothing, float grad_scale) -> ()"
 )
 
 
@@ -169,3 +194,7 @@ for _name, _function, _fake in (
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     _library.impl(_name, _without_derivative(_name, written=_name.endswith("_")), "Autograd")
     torch.library.register_fake(f"act_kernels::{_name}", _fake, lib=_library)
+
+for _name in ("pgd_step", "random_start_", "act_loss", "kl_ce_loss"):
+    _library.impl(f"{_name}.native", torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"act_kernels::{_name}.native", _nothing_fake, lib=_library)

@@ -1,14 +1,16 @@
 """Settings from YAML, recipes and the command line."""
 
 import dataclasses
-import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from act_engine.config import Config, from_mapping, read_recipe, recipe_names, settings, to_mapping
+from act_engine import train
+from act_engine.config import Config, from_mapping, given_settings, read_recipe, recipe_names, settings, to_mapping
 from act_engine.config.command_line import nested, read_options
+from act_engine.config.reading import open_field
+from act_engine.objectives import number_names, objectives
 from act_engine.train import Arguments
 
 
@@ -82,14 +84,44 @@ def test_recipes_read_back_as_written(name):
 
 def test_every_setting_is_explained_with_its_default(capsys):
     with pytest.raises(SystemExit) as exit_:
-        read_options(Arguments, ["--help"], "train")
+        train.main(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for group, kind in typing.get_type_hints(Config).items():
-        for name in typing.get_type_hints(kind):
-            assert f"--{group}.{name.replace('_', '-')}" in text
+    groups = list(dataclasses.fields(Config))
+    for group in groups:
+        for field in dataclasses.fields(group.type):
+            shown = f"--{group.name}.{field.name.replace('_', '-')} "
+            assert (shown in text) == (field.name != open_field(group.type))
+    for kind in objectives().values():
+        assert f"{kind.name}: {kind.label}" in text
+        for name in number_names(kind):
+            assert f"--objective.{name.replace('_', '-')} " in text
     source = Path(settings.__file__).read_text("utf-8")
-    fields = [f for g in dataclasses.fields(Config) for f in dataclasses.fields(g.type)]
+    fields = [f for g in groups for f in dataclasses.fields(g.type) if f.name != open_field(g.type)]
     for field in fields:
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
         assert after.startswith('"""'), f"{field.name} has no explanation"
+
+
+def test_a_number_of_the_objective_is_a_setting_like_any_other():
+    options = read_options(Arguments, ["--objective.beta", "1/2", "--objective.name=trades"], "train")
+    config = from_mapping(nested(options))
+    assert to_mapping(config)["objective"]["beta"] == 0.5
+    assert from_mapping(yaml.safe_load(yaml.safe_dump(to_mapping(config)))) == config
+    assert hash(from_mapping(nested(options))) == hash(config)
+    assert from_mapping({"objective": {"label_smoothing": 0.1}}, config).objective.numbers == {
+        "beta": 0.5,
+        "label_smoothing": 0.1,
+    }
+    with pytest.raises(ValueError, match=r"objective\.beta: got 'much'; allowed: a number"):
+        from_mapping({"objective": {"beta": "much"}})
+
+
+def test_what_each_layer_gave_is_known():
+    recipe = from_mapping(read_recipe("digits"))
+    over = from_mapping({"objective": {"name": "trades", "beta": 3}, "train": {"seed": 0}}, recipe)
+    (_, given), (layer, of_recipe) = given_settings(dataclasses.replace(over))
+    assert given == {"objective.name": "trades", "objective.beta": 3.0}
+    assert layer is recipe
+    assert of_recipe["objective.robust_alpha"] == 0.5
+    assert list(given_settings(from_mapping(to_mapping(over)))) == []

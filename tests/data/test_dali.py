@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from torchvision import transforms
 
 from act_engine.data import Batch, build_data
+from act_engine.data.dali import decoder_memory, made_ahead
 from act_engine.data.image_folder import list_class_folders
 from act_engine.models import build_model
 
@@ -196,6 +198,34 @@ def test_a_tree_in_memory_holds_the_pictures_that_dali_streams(tmp_path: Path, i
     pixels = torch.cat([images for images, _ in memory.test.epoch(0)]).permute(0, 2, 3, 1).numpy()
     files = sorted((tmp_path / "test").glob("*/*.jpg"))
     assert np.array_equal(pixels, np.stack([np.asarray(Image.open(file)) for file in files]))
+
+
+def test_batches_are_made_before_they_are_asked_for():
+    """Two ahead of the one in use; what an abandoned epoch asked for is given up."""
+    made, maker = [], ThreadPoolExecutor(1)
+    steps = made_ahead(maker, lambda step: made.append(step) or step, range(6))
+    assert next(steps) == 0
+    maker.submit(int).result()  # whatever was asked for before this has been made
+    assert made == [0, 1]
+    assert next(steps) == 1
+    maker.submit(int).result()
+    assert made == [0, 1, 2]
+    assert list(steps) == [2, 3, 4, 5]
+
+    def fail(step: int) -> int:
+        raise ValueError(f"step {step}")
+
+    with pytest.raises(ValueError, match="step 3"):
+        list(made_ahead(maker, fail, range(3, 6)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16, 64])
+def test_decoders_buffers_stay_within_a_budget(threads: int):
+    memory = decoder_memory(threads)
+    assert memory["host_memory_padding"] * 2 * threads <= 2**29
+    assert memory["device_memory_padding"] * threads <= 2**30
+    if threads == 1:
+        assert memory["host_memory_padding"] == 140_544_512  # ImageNet's largest
 
 
 def test_memory_does_not_grow_with_the_epochs(paths):

@@ -638,7 +638,9 @@ def test_odd_files_look_as_pil_shows_them(tree: Path):
 
 def test_a_manifest_of_what_was_left_aside_names_every_file(tree: Path):
     clutter(tree)
-    splits = read("image_folder", tree)
+    (tree / "train/class_2/bad.jpg").write_bytes(b"")
+    splits = read("image_folder", tree, bad_images="skip")
+    assert splits.unused["train"]["bad"] == [f"{tree}/train/class_2/bad.jpg: empty"]
     names = [name for names in splits.unused["train"].values() for name in names]
     assert json.loads(json.dumps(names)) == names
     assert {"class_0/notes.txt", "class_0/._0001.jpg", "class_1/@eaDir", "__MACOSX"} <= set(names)

@@ -95,6 +95,7 @@ def test_a_source_has_settings_that_exist(name: str):
         ("eval_resize", 300),
         ("train_sizes", (32, 64)),
         ("train_size_epochs", (1,)),
+        ("decode", "cpu"),
     ],
 )
 def test_a_setting_that_a_data_set_does_not_have_is_refused(name: str, setting: str, value: object):

@@ -7,6 +7,7 @@ import pickle
 import sys
 import tarfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -144,6 +145,16 @@ def test_download_is_torchvisions_and_only_when_asked(tmp_path: Path, monkeypatc
     assert data.train.num_samples == 60
     build_data("cifar10", path=str(tmp_path), batch_size=6)
     assert len(asked) == 1
+
+
+def test_a_download_without_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fetch(root: str, download: bool) -> None:
+        raise URLError(OSError(-3, "Temporary failure in name resolution"))
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", fetch)
+    words = r"data\.download: cifar100 could not be fetched .*name resolution.*; without a network put cifar-100-python"
+    with pytest.raises(ValueError, match=words):
+        build_data("cifar100", path=str(tmp_path), batch_size=6, download=True)
 
 
 def write_npz(path: Path, **changes) -> Path:

@@ -5,7 +5,7 @@ import sys
 import kernel_oracle as oracle
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from kernel_variants import FLOATS, IMAGE_SHAPES, LAYOUTS, SEEDS, every_variant, relayout
 
@@ -18,6 +18,7 @@ reference = sys.modules["act_kernels.reference.random_start"]
 @every_variant
 @given(IMAGE_SHAPES, FLOATS, st.sampled_from(LAYOUTS), st.sampled_from(("linf", "l2")), st.booleans(), SEEDS)
 def test_stays_in_the_ball_and_in_range(variant, shape, dtype, layout, norm, as_bytes, seed):
+    assume(not variant.simulated or torch.Size(shape).numel() <= 5000)
     x = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     x = relayout((x * 255).to(torch.uint8) if as_bytes else x.to(dtype), layout).to(variant.device)
     eps = torch.rand(shape[0], generator=torch.Generator().manual_seed(seed)).to(variant.device) * 0.2

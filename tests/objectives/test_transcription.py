@@ -3,14 +3,18 @@
 import contextlib
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from act_engine import objectives as package
 from act_engine.attack import Attack
 from act_engine.config import from_mapping
 from act_engine.models import build_model
+from act_engine.objectives import number_names, objectives
+from act_engine.objectives.registry import BUILT_IN
 from act_engine.training.build import make_step
 from act_engine.training.seeds import stream
 from act_engine.training.trainer import Trainer
@@ -259,7 +263,14 @@ def test_training_steps_equal_the_formulas(method, speed_ups, tmp_path, monkeypa
     assert_steps_equal(trainer, functools.partial(plain_step, **options), monkeypatch)
 
 
-SMOOTHED = sorted(PLAIN.keys() - {"rslad"})
+OURS = [name for name, kind in objectives().items() if kind.__module__.startswith("act_engine.")]
+SMOOTHED = [name for name in OURS if "label_smoothing" in number_names(objectives()[name])]
+
+
+def test_every_objective_has_its_transcription():
+    assert {objective["name"] for objective, _, _ in METHODS.values()} == set(OURS) == set(PLAIN)
+    modules = {file.stem for file in Path(package.__file__).parent.glob("*.py")} - {"__init__", "base", "registry"}
+    assert modules == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("method", SMOOTHED)
@@ -268,7 +279,7 @@ def test_label_smoothing_goes_with_every_objective_that_has_labels(method, tmp_p
     assert_steps_equal(trainer, functools.partial(PLAIN[method], smoothing=0.2), monkeypatch)
 
 
-@pytest.mark.parametrize("method", PLAIN)
+@pytest.mark.parametrize("method", OURS)
 def test_weight_perturbation_goes_with_every_objective(method, tmp_path, monkeypatch):
     """With the other switch on as well, where there is one."""
     smoothing = {"label_smoothing": 0.1} if method in SMOOTHED else {}

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from act_engine import plan
-from act_engine.config import OBJECTIVES, from_mapping
+from act_engine.config import from_mapping
 from act_engine.data import sources
-from act_engine.objectives import build_objective
+from act_engine.objectives import build_objective, objectives
 from act_engine.planning.dry_run import measure_step
 from act_engine.planning.plan import plan as plan_text
 
@@ -38,7 +38,7 @@ PASSES = {  # training passes of each model, clean forwards for the attack's tar
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", objectives())
 def test_arithmetic_and_passes_are_those_worked_out_by_hand(name: str):
     step = measure_step(build_objective(name), perceptron, (3, 2, 2))
     passes, clean, teacher = PASSES[name]

@@ -81,6 +81,16 @@ def test_a_moved_test_set_and_another_one(tmp_path: Path, capsys: pytest.Capture
     refused(capsys, lambda: evaluate.main([str(output), "--data.path", str(other)]), "the class folder 'zebra'")
 
 
+def test_a_run_may_be_extended_where_its_schedule_does_not_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, output = write(tmp_path / "a.npz"), tmp_path / "run"
+    assert run(data, output, "--train.epochs", "1") == 0
+    assert run(data, output, "--train.epochs", "2") == 0
+    assert "going on after step 3 of 6" in capsys.readouterr().out
+    cosine = ["--optim.schedule", "cosine"]
+    assert run(data, tmp_path / "other", *cosine, "--train.epochs", "1") == 0
+    refused(capsys, lambda: run(data, tmp_path / "other", *cosine), "train.epochs: 1 there, 2 here")
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"train": {"images": 3}}', "[1, 2]", "\0\0\0"])
 def test_a_damaged_record_is_passed_over_and_written_anew(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from torch import Tensor
 from act_kernels.reference.pgd_step import per_channel, per_sample
 
 _WORD = 2**32 - 1
-# Wichura's PPND7 (Applied Statistics, algorithm AS 241): the normal distribution's quantile, to 1e-6. Highest power first.
+# Wichura's PPND7 (Applied Statistics, AS 241): the normal distribution's quantile, to 1e-6. Highest power first.
 _CENTRE = (59.109374720, 159.29113202, 50.434271938, 3.3871327179), (67.187563600, 78.757757664, 17.895169469, 1.0)
 _TAIL = (0.17023821103, 1.3067284816, 2.7568153900, 1.4234372777), (0.12021132975, 0.73700164250, 1.0)
 # Cephes' logf.
@@ -68,8 +68,7 @@ def noise(key: Tensor, first: int, images: int, elements: int, gaussian: bool) -
 
 def _philox(counter: Tensor, image: Tensor, key: Tensor) -> tuple[Tensor, ...]:
     """The four words of Philox4x32-10, each below 2^32 in int64."""
-    a, b, c, d = counter & _WORD, counter >> 32, image & _WORD, image >> 32
-    low, high = key & _WORD, (key >> 32) & _WORD
+    (a, b), (c, d), (low, high) = ((v & _WORD, (v >> 32) & _WORD) for v in (counter, image, key))
     for _ in range(10):
         high_a, low_a = _multiply(a, 0xD2511F53)
         high_c, low_c = _multiply(c, 0xCD9E8D57)
@@ -89,7 +88,8 @@ def _quantile(q: Tensor) -> Tensor:
     """The x with Φ(x) = q + ½, for |q| < ½."""
     inner = 0.180625 - q * q
     centre = q * _polynomial(_CENTRE[0], inner) / _polynomial(_CENTRE[1], inner)
-    outer = torch.sqrt(-_log(0.5 - q.abs())) - 1.6
+    # In double, and rounded: PyTorch's float32 root on the CPU may be one unit off.
+    outer = torch.sqrt(-_log(0.5 - q.abs()).double()).float() - 1.6
     tail = _polynomial(_TAIL[0], outer) / _polynomial(_TAIL[1], outer)
     return torch.where(q.abs() <= 0.425, centre, torch.where(q < 0, -tail, tail))
 

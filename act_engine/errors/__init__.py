@@ -20,7 +20,7 @@ def in_255ths(*values: float) -> str:
     return f"; did you mean {', '.join(f'{value:g}/255' for value in values)}?" if max(values) <= 255 else ""
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean '…'?`` for the closest of the known names, or nothing if none is close."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def nearest(name: str, known: Sequence[str], *, most: int = 1) -> str:
+    """``; did you mean 'a' or 'b'?`` for the closest known names, `most` of them; nothing if none is close."""
+    close = difflib.get_close_matches(name, known, n=most)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
