@@ -109,7 +109,7 @@ def random_start(
         raise ValueError("x: expected a batch of images [N, ...], got a tensor without dimensions")
     x = x.detach()
     start = torch.empty_like(x, dtype=torch.float32 if x.dtype == torch.uint8 else x.dtype)
-    key = torch.empty(1, dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=generator)
+    key = torch.randint(-(2**63), 2**63 - 1, (1,), device=x.device, generator=generator)
     if kind == "gaussian":
         scale, bounds = (None, float(sigma)), (None, -torch.inf, None, torch.inf)
     else:
