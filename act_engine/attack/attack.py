@@ -61,9 +61,8 @@ class Attack:
         if target_logits is None and self.kl_weight:
             raise ValueError("target_logits: the attack maximises a KL term and needs the target's logits; got None")
         target = None if target_logits is None else target_logits.detach()
-        place = {"first": self.position, "total": self.total}
         eps, norm = self.settings["eps"], self.settings["norm"]
-        x_start = first_iterate(x, eps, norm, self.start, self.generator, **place)
+        x_start = first_iterate(x, eps, norm, self.start, self.generator, first=self.position)
         with self.view.ready():
             recorded = self._graphs is not None and x.is_cuda and self.view.recordable
             return (self._recorded if recorded else self._loop)(x, x_start, labels, target)

@@ -24,7 +24,7 @@ _library = torch.library.Library("act_kernels", "DEF")
 _library.define(f"pgd_step(Tensor x_adv, {_IMAGE_ARGUMENTS}) -> Tensor")
 _library.define(f"pgd_step_(Tensor(a!) x_adv, {_IMAGE_ARGUMENTS}) -> ()")
 _library.define(
-    "random_start_(Tensor(a!) noise, Tensor x, Tensor? scales, float scale, "
+    "random_start_(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
     "Tensor? lowers, float lower, Tensor? uppers, float upper) -> ()"
 )
 _library.define(
@@ -43,7 +43,8 @@ _library.define(
     f"Tensor? epsilons, float eps, {_BOUNDS}, bool l2) -> ()"
 )
 _library.define(
-    f"random_start_.native(Tensor(a!) out, Tensor noise, Tensor x, Tensor? scales, float scale, {_BOUNDS}) -> ()"
+    "random_start_.native(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
+    f"{_BOUNDS}) -> ()"
 )
 _library.define(
     "act_loss.native(Tensor(a!) losses, Tensor(b!)? robust_grad, Tensor(c!)? natural_grad, Tensor robust_logits, "
@@ -128,21 +129,23 @@ def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
         x_adv.copy_(_pgd_step(x_adv, *rest))
 
 
-def _random_start_inplace(noise: Tensor, x: Tensor, *rest: Any) -> None:
+def _random_start_inplace(out: Tensor, x: Tensor, key: Tensor, first: int, gaussian: bool, *rest: Any) -> None:
     scales, scale, lowers, lower, uppers, upper = rest
     _check_not_negative(scales)
-    layout = _layout(noise)
-    out = noise.contiguous(memory_format=layout)
-    implementation("random_start", noise)(
-        out,
-        out,
+    layout = _layout(out)
+    dense = out if out.is_contiguous(memory_format=layout) else torch.empty_like(out, memory_format=layout)
+    implementation("random_start", out)(
+        dense,
         x.contiguous(memory_format=layout),
+        key,
+        first,
+        gaussian,
         _either(scales, scale),
         _either(lowers, lower),
         _either(uppers, upper),
     )
-    if out is not noise:
-        noise.copy_(out)
+    if dense is not out:
+        out.copy_(dense)
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
