@@ -101,7 +101,28 @@ def _pgd_step(x_adv: Tensor, *rest: Any) -> Tensor:
     return out
 
 
+def _memory(t: Tensor) -> tuple[int, int]:
+    """Addresses of a tensor's first byte and of the one after its last; the same twice for an empty tensor."""
+    begin = t.data_ptr()
+    if not t.numel():
+        return begin, begin
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return begin, begin + (last + 1) * t.element_size()
+
+
+def _check_apart(x_adv: Tensor, **others: Tensor) -> None:
+    """What is written in place must not be what is read, through whatever view: the ball would move along."""
+    begin, end = _memory(x_adv)
+    for name, other in others.items():
+        first, after = _memory(other)
+        if first < end and begin < after:
+            raise ValueError(
+                f"inplace: x_adv must not share memory with {name}; start from a copy, such as x_adv = x.clone()"
+            )
+
+
 def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
+    _check_apart(x_adv, grad=rest[0], x=rest[1])
     if x_adv.is_contiguous(memory_format=_layout(x_adv)):
         _pgd_step_into(x_adv, x_adv, *rest)
     else:

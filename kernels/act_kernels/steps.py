@@ -60,8 +60,6 @@ def pgd_step(
         norm,
     )
     if inplace:
-        if x_adv is x or x_adv is grad:
-            raise ValueError("inplace: x_adv must not be the same tensor as x or grad; start from a copy, x.clone()")
         torch.ops.act_kernels.pgd_step_(x_adv.detach(), grad.detach(), x.detach(), *arguments)
         return x_adv
     return torch.ops.act_kernels.pgd_step(x_adv.detach(), grad.detach(), x.detach(), *arguments)
