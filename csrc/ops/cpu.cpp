@@ -59,16 +59,21 @@ void pgd_step(
 
 void random_start(
     const Tensor& out,
-    const Tensor& noise,
     const Tensor& x,
+    const Tensor& key,
+    int64_t first,
+    bool gaussian,
     const OptionalTensor& scales,
     double scale,
     const OptionalTensor& lowers,
     double lower,
     const OptionalTensor& uppers,
     double upper) {
-  ImageStep s = image_step(out, noise, noise, x, lowers, lower, uppers, upper);
+  ImageStep s = image_step(out, out, out, x, lowers, lower, uppers, upper);
   assign(scales, scale, s.step_sizes, s.step_size);
+  s.key = key.const_data_ptr<int64_t>();
+  s.first = first;
+  s.gaussian = gaussian;
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, s.samples * s.sample_size, kGrain, [&](int64_t begin, int64_t end) {
     k.random_start(s, begin, end);

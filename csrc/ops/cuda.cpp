@@ -73,16 +73,21 @@ void pgd_step(
 
 void random_start(
     const Tensor& out,
-    const Tensor& noise,
     const Tensor& x,
+    const Tensor& key,
+    int64_t first,
+    bool gaussian,
     const OptionalTensor& scales,
     double scale,
     const OptionalTensor& lowers,
     double lower,
     const OptionalTensor& uppers,
     double upper) {
-  ImageStep s = image_step(out, noise, noise, x, lowers, lower, uppers, upper);
+  ImageStep s = image_step(out, out, out, x, lowers, lower, uppers, upper);
   assign(scales, scale, s.step_sizes, s.step_size);
+  s.key = key.const_data_ptr<int64_t>();
+  s.first = first;
+  s.gaussian = gaussian;
   if (s.samples * s.sample_size == 0) {
     return;
   }
@@ -115,6 +120,9 @@ void act_loss(
   p.kl_z = static_cast<float>(robust_alpha);
   p.ce_t = static_cast<float>(1.0 - natural_alpha);
   p.kl_t = static_cast<float>(natural_alpha);
+  const Tensor rows = scratch(2 * p.rows * static_cast<int64_t>(sizeof(float)), robust_logits);
+  p.loss_z = static_cast<float*>(rows.mutable_data_ptr());
+  p.loss_t = p.loss_z + p.rows;
   run(p, losses.mutable_data_ptr<float>(), robust_logits);
 }
 

@@ -72,14 +72,16 @@ def pgd_step(
 
 def random_start(
     out: Tensor,
-    noise: Tensor,
     x: Tensor,
+    key: Tensor,
+    first: int,
+    gaussian: bool,
     scale: float | Tensor,
     lower: float | Tensor,
     upper: float | Tensor,
 ) -> None:
     """See `act_kernels.reference.random_start`."""
-    _ops.random_start_.native(out, noise, x, *_pair(scale), *_pair(lower), *_pair(upper))
+    _ops.random_start_.native(out, x, key, first, gaussian, *_pair(scale), *_pair(lower), *_pair(upper))
 
 
 def act_loss(

@@ -24,7 +24,7 @@ _library = torch.library.Library("act_kernels", "DEF")
 _library.define(f"pgd_step(Tensor x_adv, {_IMAGE_ARGUMENTS}) -> Tensor")
 _library.define(f"pgd_step_(Tensor(a!) x_adv, {_IMAGE_ARGUMENTS}) -> ()")
 _library.define(
-    "random_start_(Tensor(a!) noise, Tensor x, Tensor? scales, float scale, "
+    "random_start_(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
     "Tensor? lowers, float lower, Tensor? uppers, float upper) -> ()"
 )
 _library.define(
@@ -43,7 +43,8 @@ _library.define(
     f"Tensor? epsilons, float eps, {_BOUNDS}, bool l2) -> ()"
 )
 _library.define(
-    f"random_start_.native(Tensor(a!) out, Tensor noise, Tensor x, Tensor? scales, float scale, {_BOUNDS}) -> ()"
+    "random_start_.native(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
+    f"{_BOUNDS}) -> ()"
 )
 _library.define(
     "act_loss.native(Tensor(a!) losses, Tensor(b!)? robust_grad, Tensor(c!)? natural_grad, Tensor robust_logits, "
@@ -100,28 +101,51 @@ def _pgd_step(x_adv: Tensor, *rest: Any) -> Tensor:
     return out
 
 
+def _memory(t: Tensor) -> tuple[int, int]:
+    """Addresses of a tensor's first byte and of the one after its last; the same twice for an empty tensor."""
+    begin = t.data_ptr()
+    if not t.numel():
+        return begin, begin
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return begin, begin + (last + 1) * t.element_size()
+
+
+def _check_apart(x_adv: Tensor, **others: Tensor) -> None:
+    """What is written in place must not be what is read, through whatever view: the ball would move along."""
+    begin, end = _memory(x_adv)
+    for name, other in others.items():
+        first, after = _memory(other)
+        if first < end and begin < after:
+            raise ValueError(
+                f"inplace: x_adv must not share memory with {name}; start from a copy, such as x_adv = x.clone()"
+            )
+
+
 def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
+    _check_apart(x_adv, grad=rest[0], x=rest[1])
     if x_adv.is_contiguous(memory_format=_layout(x_adv)):
         _pgd_step_into(x_adv, x_adv, *rest)
     else:
         x_adv.copy_(_pgd_step(x_adv, *rest))
 
 
-def _random_start_inplace(noise: Tensor, x: Tensor, *rest: Any) -> None:
+def _random_start_inplace(out: Tensor, x: Tensor, key: Tensor, first: int, gaussian: bool, *rest: Any) -> None:
     scales, scale, lowers, lower, uppers, upper = rest
     _check_not_negative(scales)
-    layout = _layout(noise)
-    out = noise.contiguous(memory_format=layout)
-    implementation("random_start", noise)(
-        out,
-        out,
+    layout = _layout(out)
+    dense = out if out.is_contiguous(memory_format=layout) else torch.empty_like(out, memory_format=layout)
+    implementation("random_start", out)(
+        dense,
         x.contiguous(memory_format=layout),
+        key,
+        first,
+        gaussian,
         _either(scales, scale),
         _either(lowers, lower),
         _either(uppers, upper),
     )
-    if out is not noise:
-        noise.copy_(out)
+    if dense is not out:
+        out.copy_(dense)
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:

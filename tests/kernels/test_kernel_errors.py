@@ -39,7 +39,7 @@ _Y = torch.tensor([0, 4])
         ({"lower": torch.ones(2)}, ValueError, r"lower: expected a number or one value a channel, \(3,\), got \(2,\)"),
         ({"lower": 0.9, "upper": 0.1}, ValueError, "lower: expected a value <= upper, 0.1, got 0.9"),
         ({"norm": "l1"}, ValueError, "norm: expected one of linf, l2, got 'l1'"),
-        ({"x_adv": _X, "x": _X, "inplace": True}, ValueError, "inplace: x_adv must not be the same tensor"),
+        ({"x_adv": _X, "x": _X, "inplace": True}, ValueError, "inplace: x_adv must not share memory"),
     ],
 )
 def test_pgd_step(overrides, error, message):
