@@ -12,7 +12,7 @@ from act_engine.checkup.installed import REINSTALL
 from act_engine.models import build_model
 from act_engine.training.fit import fit
 
-IMAGES, CLASSES = (64, 3, 32, 32), 10
+IMAGES, CLASSES = (16, 3, 32, 32), 10
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 """Sums of ten terms in float32, each rounded to 6e-8 of itself, in another order: well below this, unless wrong."""
 

@@ -63,7 +63,6 @@ def test_a_wrong_kernel_is_found(monkeypatch, op):
         (result[0] if result is not None else arguments[0]).mul_(1.001)
         return result
 
-    assert [finding.state for finding in checkup.try_kernels(CPU)][0] == "ok"
     monkeypatch.setattr(native, op, wrong)
     finding = checkup.try_kernels(CPU)[0]
     assert (finding.name, finding.state) == ("native on cpu", "FAILS")
