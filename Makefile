@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-NATIVE := setup.py $(wildcard csrc/* csrc/*/*)
+NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
 .PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint setup clean
 
@@ -73,16 +73,16 @@ $(VENV)/venv.stamp:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# torch first: the native build includes its headers and links against it.
+# torch first: the native build includes its headers.
 $(VENV)/torch.stamp: $(VENV)/venv.stamp constraints.txt
-	$(PIP) install --quiet -c constraints.txt torch numpy setuptools wheel ninja pybind11
+	$(PIP) install --quiet -c constraints.txt torch numpy setuptools wheel
 	@touch $@
 
 $(VENV)/base.stamp: $(VENV)/torch.stamp pyproject.toml $(NATIVE)
-	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e .
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e ./kernels -e .
 	@touch $@
 
-# The extension is there already: ACT_BUILD=none keeps it from being built again.
+# act_kernels is there already, and not built again.
 $(VENV)/all.stamp: $(VENV)/base.stamp
-	ACT_BUILD=none $(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[all]'
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[all]'
 	@touch $@

@@ -71,6 +71,6 @@ def pytest_sessionfinish(session):
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    from act_kernels import _C
+    from act_kernels import native
 
-    return f"{platform.machine()} {_C.instruction_set()} {torch.get_num_threads()} threads"
+    return f"{platform.machine()} {native.instruction_set()} {torch.get_num_threads()} threads"

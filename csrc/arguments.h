@@ -1,4 +1,4 @@
-// What the kernels take: plain structs, filled by bindings.cpp and read by the CPU and the CUDA side alike.
+// What the kernels take: plain structs, filled by csrc/ops and read by the CPU and the CUDA side alike.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ enum class DType { float32, float16, bfloat16, uint8 };
 // (i / inner) % channels, so `inner` is height · width in contiguous images and 1 in channels_last ones.
 struct ImageStep {
   void* out;          // may be x_adv
-  const void* x_adv;  // random_start: the noise
+  const void* x_adv;  // random_start: unused
   const void* grad;   // random_start: unused
   const void* x;
   DType dtype;        // of out and x_adv
@@ -30,6 +30,10 @@ struct ImageStep {
   int64_t sample_size;
   int64_t channels;
   int64_t inner;
+  // random_start alone
+  const int64_t* key;
+  int64_t first;  // number of the first image
+  bool gaussian;  // uniform otherwise
 };
 
 // act_loss and kl_ce_loss on two logit matrices [rows, classes], contiguous. With KL(a ‖ b) between softmaxes at the

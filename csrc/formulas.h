@@ -32,6 +32,67 @@ ACT_HD V linf_step(V x_adv, V grad, V x, V step, V eps, V lower, V upper) {
   return x != x ? x : moved;
 }
 
+// a · b + c, rounded twice: contracted to one fused operation it would differ between backends.
+ACT_HD float product_and_sum(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(__fmul_rn(a, b), c);
+#else
+  return a * b + c;  // built with -ffp-contract=off
+#endif
+}
+
+template <class V>
+ACT_HD V product_and_sum(V a, V b, V c) {
+  return a * b + c;
+}
+
+// The noise of random_start, as kernels/act_kernels/reference/random_start.py specifies it: uniform in [−1, 1) from the
+// high 24 bits of a word, as a float.
+template <class V>
+ACT_HD V uniform_noise(V steps) {
+  return steps * 0x1p-23f - 1.0f;  // both exact
+}
+
+template <class V, int N>
+ACT_HD V polynomial(const float (&coefficients)[N], V x) {
+  V result = V{} + coefficients[0];
+  for (int i = 1; i < N; ++i) {
+    result = product_and_sum(result, x, V{} + coefficients[i]);
+  }
+  return result;
+}
+
+// log(m · 2^e) for m in [√½, √2): Cephes' logf.
+template <class V>
+ACT_HD V log_of(V m, V e) {
+  constexpr float kLog[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
+                            -1.6668057665e-1f, 2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+  m = m - 1.0f;
+  const V square = m * m;
+  V y = polynomial(kLog, m) * m * square;
+  y = product_and_sum(e, V{} + -2.12194440e-4f, y);
+  y = y - 0.5f * square;
+  return product_and_sum(e, V{} + 0.693359375f, m + y);
+}
+
+// The normal distribution's quantile at q + ½: Wichura's PPND7. Here for |q| <= 0.425, below for the rest.
+template <class V>
+ACT_HD V normal_centre(V q) {
+  constexpr float kOver[] = {59.109374720f, 159.29113202f, 50.434271938f, 3.3871327179f};
+  constexpr float kUnder[] = {67.187563600f, 78.757757664f, 17.895169469f, 1.0f};
+  const V inner = product_and_sum(-q, q, V{} + 0.180625f);
+  return q * polynomial(kOver, inner) / polynomial(kUnder, inner);
+}
+
+// `root`: √(−log(½ − |q|)).
+template <class V>
+ACT_HD V normal_tail(V root) {
+  constexpr float kOver[] = {0.17023821103f, 1.3067284816f, 2.7568153900f, 1.4234372777f};
+  constexpr float kUnder[] = {0.12021132975f, 0.73700164250f, 1.0f};
+  const V outer = root - 1.6f;
+  return polynomial(kOver, outer) / polynomial(kUnder, outer);
+}
+
 // What turns a gradient into a step of length `step`: step · (scale · grad). The power of two keeps both factors normal
 // for gradients whose norm is near the ends of float's range; a zero gradient moves nothing.
 struct L2Factors {

@@ -108,8 +108,10 @@ class DaliLoader(OrderedLoader):
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         order = self.positions(epoch)
-        self._drain()
-        self._feed = self._inputs(epoch, order, first_step)
+        if self._maker is None:
+            self._begin(epoch, order, first_step)
+        else:  # after what an unfinished epoch still has made
+            self._maker.submit(self._begin, epoch, order, first_step).result()
         steps = range(first_step, len(self))
         for images, labels in made_ahead(self._maker, lambda step: self._make(epoch, order, step), steps):
             if self.device.type == "cuda":
@@ -122,6 +124,10 @@ class DaliLoader(OrderedLoader):
     def size_at(self, epoch: int) -> int:
         """Return the image size of pass `epoch`."""
         return self.train_sizes[bisect_right(self.train_size_epochs, epoch)]
+
+    def _begin(self, epoch: int, order: np.ndarray, first_step: int) -> None:
+        self._drain()
+        self._feed = self._inputs(epoch, order, first_step)
 
     def _make(self, epoch: int, order: np.ndarray, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and labels of a step; where one cannot be decoded, it is seen to and the step made once more."""

@@ -28,7 +28,7 @@ class Place:
     def start(self, x: Tensor, eps: float, norm: str, stream: int) -> Tensor:
         """Uniform starts in the ball around `x`; another `stream` gives others."""
         generator = torch.Generator(x.device).manual_seed((self.seed * 1_009 + stream) * 1_000_003)
-        return first_iterate(x, eps, norm, "uniform", generator, first=self.first, total=self.total)
+        return first_iterate(x, eps, norm, "uniform", generator, first=self.first)
 
 
 class EvaluationAttack(Protocol):

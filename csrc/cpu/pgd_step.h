@@ -148,17 +148,42 @@ void linf_step_of(const ImageStep& s, int64_t begin, int64_t end, bool streamed)
   }
 }
 
+// Elements whose noise is made at a time, to be read back from the first-level cache.
+constexpr int64_t kNoise = 1024;
+
+// Fills noise[0, kNoise) with that of elements `first`, ... of image `image`; first is a multiple of 4.
+ACT_HD void make_noise(float* noise, int64_t count, uint64_t key, uint64_t image, int64_t first, bool gaussian) {
+  for (int64_t i = 0; i < count; i += 4 * kLanes) {
+    uint32_t words[4 * kLanes];
+    philox(words, key, static_cast<uint64_t>(first + i) / 4, image);
+    for (int64_t j = 0; j < 4 * kLanes; j += kLanes) {
+      const VecInt high = bits_as<VecInt>(read<VecBits>(words + j) >> 8);
+      const Vec steps = __builtin_convertvector(high, Vec);
+      store(noise + i + j, gaussian ? normal(steps) : uniform_noise(steps));
+    }
+  }
+}
+
 template <class T, class X>
 void random_start_of(const ImageStep& s, int64_t begin, int64_t end) {
-  auto* noise = static_cast<const T*>(s.x_adv);
+  alignas(64) float noise[kNoise + 4 * kLanes];
   auto* x = static_cast<const X*>(s.x);
-  auto element = [=](const Constants& c, auto at) {
-    const Vec moved = at(x) + c.step * at(noise);
-    return clip(moved, c.lower, c.upper);
-  };
-  for_each_run(s, begin, end, [&](int64_t first, int64_t last, const Constants& c) {
-    for_each_vector(static_cast<T*>(s.out), first, last, s, c, false, element);
-  });
+  for (int64_t first = begin; first < end;) {
+    const int64_t image = first / s.sample_size;
+    const int64_t start = first - (first - image * s.sample_size) % 4;  // of the counter that the first element shares
+    int64_t last = start + kNoise < end ? start + kNoise : end;
+    last = last < (image + 1) * s.sample_size ? last : (image + 1) * s.sample_size;
+    make_noise(noise, last - start, *s.key, s.first + image, start - image * s.sample_size, s.gaussian);
+    const float* from_start = noise;
+    auto element = [=](const Constants& c, auto at) {
+      const Vec clean = at(x);
+      return clip(clean + c.step * at(from_start - start), c.lower, c.upper);
+    };
+    for_each_run(s, first, last, [&](int64_t low, int64_t high, const Constants& c) {
+      for_each_vector(static_cast<T*>(s.out), low, high, s, c, false, element);
+    });
+    first = last;
+  }
 }
 
 // Σ element² over [first, last), in double.

@@ -222,3 +222,103 @@ ACT_HD Vec exp_negative(Vec v) {
   const Vec result = bits_as<Vec>(scaled);
   return v < splat(-87.0f) ? Vec{} : (v != v ? v : result);
 }
+
+// √v, rounded once.
+ACT_HD Vec square_root(Vec v) {
+#if ACT_LANES == 16
+  return bits_as<Vec>(_mm512_sqrt_ps(bits_as<__m512>(v)));
+#elif ACT_LANES == 8
+  return bits_as<Vec>(_mm256_sqrt_ps(bits_as<__m256>(v)));
+#elif defined(__SSE2__)
+  return bits_as<Vec>(_mm_sqrt_ps(bits_as<__m128>(v)));
+#else
+  for (int64_t i = 0; i < kLanes; ++i) {
+    v[i] = __builtin_sqrtf(v[i]);
+  }
+  return v;
+#endif
+}
+
+// N(0, 1) from the high 24 bits of random words, as floats.
+ACT_HD Vec normal(Vec steps) {
+  const Vec q = (steps - 0x1p23f + 0.5f) * 0x1p-24f;
+  const Vec size = q < 0.0f ? -q : q;
+  const VecBits bits = bits_as<VecBits>(0.5f - size);
+  const Vec m = bits_as<Vec>((bits & 0x7fffffu) | 0x3f000000u);
+  const auto small = m < 0.70710678f;
+  const Vec e = __builtin_convertvector(bits_as<VecInt>(bits >> 23) - 126 + bits_as<VecInt>(small), Vec);
+  const Vec tail = normal_tail(square_root(-log_of(small ? m + m : m, e)));
+  return size <= 0.425f ? normal_centre(q) : (q < 0.0f ? -tail : tail);
+}
+
+// High and low words of a · factor.
+ACT_HD void multiply_wide(VecBits a, uint32_t factor, VecBits& high, VecBits& low) {
+#if ACT_LANES == 16
+  const __m512i v = bits_as<__m512i>(a);
+  const __m512i by = _mm512_set1_epi32(static_cast<int>(factor));
+  const __m512i even = _mm512_mul_epu32(v, by);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(v, 32), by);
+  high = bits_as<VecBits>(_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
+#elif ACT_LANES == 8
+  const __m256i v = bits_as<__m256i>(a);
+  const __m256i by = _mm256_set1_epi32(static_cast<int>(factor));
+  const __m256i even = _mm256_mul_epu32(v, by);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), by);
+  high = bits_as<VecBits>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa));
+#else
+  for (int64_t i = 0; i < kLanes; ++i) {
+    high[i] = static_cast<uint32_t>((static_cast<uint64_t>(a[i]) * factor) >> 32);
+  }
+#endif
+  low = a * factor;
+}
+
+// The words of Philox4x32-10 at kLanes counters from (counter, image) on: words[4 i + j] is word j of counter i.
+ACT_HD void philox(uint32_t* words, uint64_t key, uint64_t counter, uint64_t image) {
+  VecBits a, b;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    a[i] = static_cast<uint32_t>(counter + i);
+    b[i] = static_cast<uint32_t>((counter + i) >> 32);
+  }
+  VecBits c = VecBits{} + static_cast<uint32_t>(image);
+  VecBits d = VecBits{} + static_cast<uint32_t>(image >> 32);
+  uint32_t low = static_cast<uint32_t>(key);
+  uint32_t high = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    VecBits high_a, low_a, high_c, low_c;
+    multiply_wide(a, 0xD2511F53u, high_a, low_a);
+    multiply_wide(c, 0xCD9E8D57u, high_c, low_c);
+    a = high_c ^ b ^ low;
+    b = low_c;
+    c = high_a ^ d ^ high;
+    d = low_a;
+    low += 0x9E3779B9u;
+    high += 0xBB67AE85u;
+  }
+#if ACT_LANES == 16
+  // Transposed: in each group of 4 counters, then groups to their places.
+  const __m512i ab_low = _mm512_unpacklo_epi32(bits_as<__m512i>(a), bits_as<__m512i>(b));
+  const __m512i ab_high = _mm512_unpackhi_epi32(bits_as<__m512i>(a), bits_as<__m512i>(b));
+  const __m512i cd_low = _mm512_unpacklo_epi32(bits_as<__m512i>(c), bits_as<__m512i>(d));
+  const __m512i cd_high = _mm512_unpackhi_epi32(bits_as<__m512i>(c), bits_as<__m512i>(d));
+  const __m512i first = _mm512_unpacklo_epi64(ab_low, cd_low);     // counters 0, 4, 8, 12
+  const __m512i second = _mm512_unpackhi_epi64(ab_low, cd_low);    // 1, 5, 9, 13
+  const __m512i third = _mm512_unpacklo_epi64(ab_high, cd_high);   // 2, 6, 10, 14
+  const __m512i fourth = _mm512_unpackhi_epi64(ab_high, cd_high);  // 3, 7, 11, 15
+  auto place = [&](int64_t group, __m128i v) { __builtin_memcpy(words + 4 * group, &v, sizeof(v)); };
+  const __m512i all[] = {first, second, third, fourth};
+  for (int64_t i = 0; i < 4; ++i) {
+    place(i, _mm512_extracti32x4_epi32(all[i], 0));
+    place(4 + i, _mm512_extracti32x4_epi32(all[i], 1));
+    place(8 + i, _mm512_extracti32x4_epi32(all[i], 2));
+    place(12 + i, _mm512_extracti32x4_epi32(all[i], 3));
+  }
+#else
+  for (int64_t i = 0; i < kLanes; ++i) {
+    words[4 * i] = a[i];
+    words[4 * i + 1] = b[i];
+    words[4 * i + 2] = c[i];
+    words[4 * i + 3] = d[i];
+  }
+#endif
+}

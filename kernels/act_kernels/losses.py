@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from act_kernels import checks, ops  # noqa: F401  (ops registers torch.ops.act_kernels)
 
@@ -191,14 +192,22 @@ def _mean_scales(batch: int, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _wants_grad(logits: Tensor) -> bool:
-    return logits.requires_grad and torch.is_grad_enabled()
+    return (logits.requires_grad and torch.is_grad_enabled()) or _has_tangent(logits)
+
+
+def _has_tangent(logits: Tensor) -> bool:
+    """Whether a derivative along a direction is being taken (forward-mode automatic differentiation)."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    return forward_ad.unpack_dual(logits).tangent is not None
 
 
 def _attach(losses: Tensor, scale: float, *pairs: tuple[Tensor, Tensor]) -> Tensor:
     """Give `losses` (a scalar, or one a row) the gradient scale · grad to each logits whose grad was computed."""
     for logits, grad in pairs:
         if grad.shape == logits.shape and _wants_grad(logits):
-            losses = _AttachGradient.apply(losses, logits, grad, scale)
+            attach = _AttachGradientAndTangent if _has_tangent(logits) else _AttachGradient
+            losses = attach.apply(losses, logits, grad, scale)
     return losses
 
 
@@ -225,6 +234,22 @@ class _AttachGradient(torch.autograd.Function):
             # The gradient is ours and nobody will ask for it again: no second matrix.
             return grad_output, grad.mul_(factor.unsqueeze(1) if factor.dim() else factor), None, None
         return grad_output, _ScaleGradient.apply(grad, factor, logits), None, None
+
+
+class _AttachGradientAndTangent(_AttachGradient):
+    """With the derivative along a direction too; by itself, since torch.compile does not trace such functions."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _AttachGradient.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[2])
+        ctx.one_a_row = output.dim() == 1
+
+    @staticmethod
+    def jvp(ctx, losses_tangent: Tensor, logits_tangent: Tensor, *_: object) -> Tensor:
+        (grad,) = ctx.saved_tensors
+        along = (grad.to(losses_tangent.dtype) * logits_tangent).sum(1) * ctx.scale
+        return losses_tangent + (along if ctx.one_a_row else along.sum())
 
 
 # autograd.Function inspects forward's signature on every call, which costs more than the loss of a small batch.

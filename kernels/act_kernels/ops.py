@@ -2,6 +2,11 @@
 
 Arguments that are "a number or a tensor" to the user are a pair here, (Tensor? tensor, float number): the tensor counts
 when it is there. The raw ops have no derivative; `losses.py` attaches the gradients that they return.
+
+`NAME` is the op that everybody calls, on any backend. `NAME.native` is the native library's kernel alone (csrc/ops),
+which writes into tensors that it is given, all of one layout; `native.py` loads the library and calls it.
+To add an op: its two schemas here; its function in csrc/ops/cpu.cpp and cuda.cpp, named in the list at their end; the
+functions of that name in `reference`, `native` and `triton`; its name in `dispatch.OPS`.
 """
 
 from typing import Any
@@ -19,7 +24,7 @@ _library = torch.library.Library("act_kernels", "DEF")
 _library.define(f"pgd_step(Tensor x_adv, {_IMAGE_ARGUMENTS}) -> Tensor")
 _library.define(f"pgd_step_(Tensor(a!) x_adv, {_IMAGE_ARGUMENTS}) -> ()")
 _library.define(
-    "random_start_(Tensor(a!) noise, Tensor x, Tensor? scales, float scale, "
+    "random_start_(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
     "Tensor? lowers, float lower, Tensor? uppers, float upper) -> ()"
 )
 _library.define(
@@ -30,6 +35,26 @@ _library.define(
     "kl_ce_loss(Tensor logits, Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, "
     "float target_ce_weight, float temperature, float label_smoothing, float grad_scale, bool logits_grad, "
     "bool target_grad) -> (Tensor, Tensor, Tensor)"
+)
+
+_BOUNDS = "Tensor? lowers, float lower, Tensor? uppers, float upper"
+_library.define(
+    "pgd_step.native(Tensor(a!) out, Tensor x_adv, Tensor grad, Tensor x, Tensor? step_sizes, float step_size, "
+    f"Tensor? epsilons, float eps, {_BOUNDS}, bool l2) -> ()"
+)
+_library.define(
+    "random_start_.native(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
+    f"{_BOUNDS}) -> ()"
+)
+_library.define(
+    "act_loss.native(Tensor(a!) losses, Tensor(b!)? robust_grad, Tensor(c!)? natural_grad, Tensor robust_logits, "
+    "Tensor natural_logits, Tensor labels, float robust_alpha, float natural_alpha, float temperature, "
+    "float grad_scale) -> ()"
+)
+_library.define(
+    "kl_ce_loss.native(Tensor(a!) losses, Tensor(b!)? logits_grad, Tensor(c!)? target_grad, Tensor logits, "
+    "Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, float target_ce_weight, float temperature, "
+    "float label_smoothing, float grad_scale) -> ()"
 )
 
 
@@ -76,28 +101,51 @@ def _pgd_step(x_adv: Tensor, *rest: Any) -> Tensor:
     return out
 
 
+def _memory(t: Tensor) -> tuple[int, int]:
+    """Addresses of a tensor's first byte and of the one after its last; the same twice for an empty tensor."""
+    begin = t.data_ptr()
+    if not t.numel():
+        return begin, begin
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return begin, begin + (last + 1) * t.element_size()
+
+
+def _check_apart(x_adv: Tensor, **others: Tensor) -> None:
+    """What is written in place must not be what is read, through whatever view: the ball would move along."""
+    begin, end = _memory(x_adv)
+    for name, other in others.items():
+        first, after = _memory(other)
+        if first < end and begin < after:
+            raise ValueError(
+                f"inplace: x_adv must not share memory with {name}; start from a copy, such as x_adv = x.clone()"
+            )
+
+
 def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
+    _check_apart(x_adv, grad=rest[0], x=rest[1])
     if x_adv.is_contiguous(memory_format=_layout(x_adv)):
         _pgd_step_into(x_adv, x_adv, *rest)
     else:
         x_adv.copy_(_pgd_step(x_adv, *rest))
 
 
-def _random_start_inplace(noise: Tensor, x: Tensor, *rest: Any) -> None:
+def _random_start_inplace(out: Tensor, x: Tensor, key: Tensor, first: int, gaussian: bool, *rest: Any) -> None:
     scales, scale, lowers, lower, uppers, upper = rest
     _check_not_negative(scales)
-    layout = _layout(noise)
-    out = noise.contiguous(memory_format=layout)
-    implementation("random_start", noise)(
-        out,
-        out,
+    layout = _layout(out)
+    dense = out if out.is_contiguous(memory_format=layout) else torch.empty_like(out, memory_format=layout)
+    implementation("random_start", out)(
+        dense,
         x.contiguous(memory_format=layout),
+        key,
+        first,
+        gaussian,
         _either(scales, scale),
         _either(lowers, lower),
         _either(uppers, upper),
     )
-    if out is not noise:
-        noise.copy_(out)
+    if dense is not out:
+        out.copy_(dense)
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
@@ -167,3 +215,7 @@ for _name, _function, _fake in (
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     _library.impl(_name, _without_derivative(_name, written=_name.endswith("_")), "Autograd")
     torch.library.register_fake(f"act_kernels::{_name}", _fake, lib=_library)
+
+for _name in ("pgd_step", "random_start_", "act_loss", "kl_ce_loss"):
+    _library.impl(f"{_name}.native", torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"act_kernels::{_name}.native", _nothing_fake, lib=_library)

@@ -60,8 +60,6 @@ def pgd_step(
         norm,
     )
     if inplace:
-        if x_adv is x or x_adv is grad:
-            raise ValueError("inplace: x_adv must not be the same tensor as x or grad; start from a copy, x.clone()")
         torch.ops.act_kernels.pgd_step_(x_adv.detach(), grad.detach(), x.detach(), *arguments)
         return x_adv
     return torch.ops.act_kernels.pgd_step(x_adv.detach(), grad.detach(), x.detach(), *arguments)
@@ -77,6 +75,7 @@ def random_start(
     lower: float | Tensor = 0.0,
     upper: float | Tensor = 1.0,
     generator: torch.Generator | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Starting point of an attack: x plus random noise.
 
@@ -89,42 +88,50 @@ def random_start(
         eps: radius in the images' units; a number, or a tensor of one value a sample [N]; eps >= 0.
         sigma: standard deviation of the Gaussian noise, in the images' units, >= 0.
         lower, upper: valid range of the images; a number, or a tensor of one value a channel [C].
-        generator: source of the noise, on x's device; PyTorch's default when None.
+        generator: gives the noise's key, one draw of 64 bits; on x's device; PyTorch's default when None.
+        first: number of x's first image in a whole that may be split, >= 0.
 
-    Returns new images in x's dtype (float32 for uint8) and layout, without autograd history. The noise is drawn by
-    PyTorch, so that a seed gives the same start with every backend. Errors as in `pgd_step`.
+    Returns new images in x's dtype (float32 for uint8) and layout, without autograd history. The noise is a function of
+    the key, the image's number and the element's place in the image's memory alone (Philox4x32-10): every backend gives
+    the same, and so does any split of a batch under one key. (The l2 ball's, whose lengths are sums, to rounding.)
+    Errors as in `pgd_step`.
     """
     checks.choice("norm", norm, _NORMS)
     checks.choice("kind", kind, _KINDS)
     checks.not_negative("eps", eps)
     checks.not_negative("sigma", sigma)
+    checks.not_negative("first", first)
     if x.dtype != torch.uint8:
         checks.float_tensor("x (unless it is uint8)", x)
     if x.dim() < 1:
         raise ValueError("x: expected a batch of images [N, ...], got a tensor without dimensions")
     x = x.detach()
-    noise = torch.empty_like(x, dtype=torch.float32 if x.dtype == torch.uint8 else x.dtype)
+    start = torch.empty_like(x, dtype=torch.float32 if x.dtype == torch.uint8 else x.dtype)
+    key = torch.randint(-(2**63), 2**63 - 1, (1,), device=x.device, generator=generator)
     if kind == "gaussian":
-        noise.normal_(generator=generator)
         scale, bounds = (None, float(sigma)), (None, -torch.inf, None, torch.inf)
     else:
-        scale, bounds = checks.number_or_tensor("eps", eps, x.shape[0], "sample", noise), _bounds(lower, upper, noise)
-        if norm == "linf":
-            noise.uniform_(-1, 1, generator=generator)
-        else:
-            noise.normal_(generator=generator)
-            scale = (_l2_radius(noise, scale, generator), 0.0)
-    torch.ops.act_kernels.random_start_(noise, x, *scale, *bounds)
-    return noise
+        scale, bounds = checks.number_or_tensor("eps", eps, x.shape[0], "sample", start), _bounds(lower, upper, start)
+        if norm == "l2":
+            scale = (_l2_radius(start, key, first, scale), 0.0)
+    gaussian = kind == "gaussian" or norm == "l2"
+    torch.ops.act_kernels.random_start_(start, x, key, first, gaussian, *scale, *bounds)
+    return start
 
 
-def _l2_radius(noise: Tensor, eps: tuple[Tensor | None, float], generator: torch.Generator | None) -> Tensor:
+def _l2_radius(images: Tensor, key: Tensor, first: int, eps: tuple[Tensor | None, float]) -> Tensor:
     """Factor [N] that takes Gaussian noise to uniform in the ball: eps · U^(1/d) / ‖noise‖ in d dimensions."""
-    dimensions = max(noise[0].numel() if noise.shape[0] else 1, 1)
-    dtype = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    samples, dtype = images.shape[0], torch.float64 if images.dtype == torch.float64 else torch.float32
+    dimensions = max(images[0].numel() if samples else 1, 1)
+    noise = torch.zeros_like(images, dtype=dtype)
+    torch.ops.act_kernels.random_start_(
+        noise, noise.clone(), key, first, True, None, 1.0, None, -torch.inf, None, torch.inf
+    )
     length = sample_norm(noise).flatten().to(dtype).clamp_min(torch.finfo(dtype).tiny)
-    uniform = torch.rand(noise.shape[0], dtype=dtype, device=noise.device, generator=generator)
-    return (eps[1] if eps[0] is None else eps[0]) * uniform ** (1 / dimensions) / length
+    uniform = torch.empty(samples, 1, dtype=dtype, device=images.device)  # of another key, so of other words
+    half = torch.full_like(uniform, 0.5)
+    torch.ops.act_kernels.random_start_(uniform, half, ~key, first, False, None, 0.5, None, 0.0, None, 1.0)
+    return (eps[1] if eps[0] is None else eps[0]) * uniform.flatten() ** (1 / dimensions) / length
 
 
 def _bounds(

@@ -124,6 +124,9 @@ def test_an_abandoned_epoch_leaves_nothing_behind(paths):
     next(stream)
     stream.close()
     assert same(list(data.train.epoch(1)), whole)
+    left = data.train.epoch(0)
+    next(left)
+    assert same(list(data.train.epoch(1)), whole)  # with the other one still held
 
 
 def torchvision_view(resize: int, crop: int) -> transforms.Compose:

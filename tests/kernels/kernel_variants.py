@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from act_kernels import dispatch, use_backend
+from act_kernels import dispatch, native, use_backend
 from act_kernels.dispatch import why_not
+
+needs_native = pytest.mark.skipif(isinstance(native.library("cpu"), str), reason=str(native.library("cpu")))
 
 
 class Variant:
@@ -32,18 +34,16 @@ class Variant:
             with use_backend(self.backend):
                 yield
             return
-        from act_kernels import _C
-
-        former = _C.instruction_set()
+        former = native.instruction_set()
         try:
-            _C.instruction_set(self.instruction_set)
+            native.instruction_set(self.instruction_set)
         except ValueError as error:
             pytest.skip(str(error))
         try:
             with use_backend(self.backend):
                 yield
         finally:
-            _C.instruction_set(former)
+            native.instruction_set(former)
 
 
 class EmulatedCuda(Variant):

@@ -7,8 +7,8 @@ python=${PYTHON:-python3}
 build=${SANITIZE_BUILD:-build/sanitize}
 
 flags="-fsanitize=address -fno-omit-frame-pointer -O1 -g"
-ACT_BUILD=cpu CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address" \
-  "$python" setup.py -q build --build-base "$build" --build-lib "$build/lib"
+ACT_BUILD=cpu CXXFLAGS="$flags" LDFLAGS="-fsanitize=address" \
+  sh -c 'cd kernels && "$0" setup.py -q build --build-base "../$1" --build-lib "../$1/lib"' "$python" "$build"
 
 # Python itself is not built with the sanitizer: its runtime must be loaded first, and the interpreter's leaks are not ours.
 # torch.compile starts compilers and processes of its own, which would inherit the preloaded runtime: those tests stay out.

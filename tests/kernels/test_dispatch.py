@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from kernel_variants import needs_native
 
 from act_kernels import backends, dispatch, pgd_step, use_backend
 
@@ -33,17 +34,17 @@ def test_an_explicit_choice_that_cannot_run_raises_with_the_reason(monkeypatch):
     pgd_step(x, x, x, 0.1, 0.1)  # the automatic choice falls back
 
 
+@needs_native
 def test_native_says_that_float64_is_not_its_own():
-    pytest.importorskip("act_kernels._C", reason="the extension is not built")
     x = torch.rand(2, 3, dtype=torch.float64)
     with use_backend("native"), pytest.raises(RuntimeError, match="float64 is the reference's"):
         pgd_step(x, x, x, 0.1, 0.1)
 
 
+@needs_native
 def test_a_float64_gradient_of_narrower_images_goes_to_the_reference():
     x, grad = torch.full((2, 3), 0.5), torch.full((2, 3), 1e-60, dtype=torch.float64)
     assert torch.equal(pgd_step(x, grad, x, 0.125, 0.25), torch.full((2, 3), 0.625))
-    pytest.importorskip("act_kernels._C", reason="the extension is not built")
     with use_backend("native"), pytest.raises(RuntimeError, match="float64 is the reference's"):
         pgd_step(x, grad, x, 0.125, 0.25)
 
@@ -65,7 +66,7 @@ def test_importing_probes_no_device_and_prints_nothing():
     program = (
         "import act_kernels, sys, torch\n"
         "assert not torch.cuda.is_initialized()\n"
-        "loaded = {'triton', 'act_engine', 'act_kernels._C'} & set(sys.modules)\n"
+        "loaded = {'triton', 'act_engine', 'act_kernels.native'} & set(sys.modules)\n"
         "sys.exit(f'imported {loaded}' if loaded - ({'triton'} if 'triton' in before else set()) else 0)"
     )
     program = "import sys, torch; before = set(sys.modules)\n" + program

@@ -53,9 +53,10 @@ def test_opcheck_pgd_step(variant, dtype, layout, norm):
 @pytest.mark.parametrize("dtype", _DTYPES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "offset"])
 def test_opcheck_random_start(variant, dtype, layout):
-    noise, x, _ = _images(dtype, layout, variant.device)
+    out, x, _ = _images(dtype, layout, variant.device)
+    key = torch.tensor([1], device=variant.device)
     with variant.active("random_start", dtype):
-        opcheck(_OPS.random_start_.default, (noise, x, None, 0.1, None, 0.0, None, 1.0))
+        opcheck(_OPS.random_start_.default, (out, x, key, 3, True, None, 0.1, None, 0.0, None, 1.0))
 
 
 @every_variant

@@ -65,7 +65,8 @@ CASES = {
     "random start": (
         "random_start",
         "_random_start_kernel",
-        {"out": "*fp32", "noise": "*fp32", "x": "*fp32", "BLOCK": images.BLOCK, "WIDE": False, "num_warps": 4}
+        {"out": "*fp32", "x": "*fp32", "key": "*i64", "first": "i64", "GAUSSIAN": True}
+        | {"BLOCK": images.BLOCK, "WIDE": False, "num_warps": 4}
         | _NUMBERS
         | _SIZES,
     ),

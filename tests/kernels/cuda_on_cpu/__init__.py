@@ -82,6 +82,9 @@ class _ImageStep(ctypes.Structure):
           for name in ("step", "eps", "lower", "upper")
           for suffix, kind in (("s", ctypes.c_void_p), ("", ctypes.c_float))),
         *((name, ctypes.c_int64) for name in ("samples", "sample_size", "channels", "inner")),
+        ("key", ctypes.c_void_p),
+        ("first", ctypes.c_int64),
+        ("gaussian", ctypes.c_bool),
     )  # fmt: skip
 
 
@@ -118,11 +121,11 @@ class Emulated:
             step = _image_step(out, x_adv, grad, x, step_size, eps, lower, upper)
             _check(getattr(self._library, f"{norm}_step")(ctypes.byref(step)))
 
-    def random_start(self, out, noise, x, scale, lower, upper) -> None:
+    def random_start(self, out, x, key, first, gaussian, scale, lower, upper) -> None:
         if out.numel():
-            _check(
-                self._library.random_start(ctypes.byref(_image_step(out, noise, noise, x, scale, 0.0, lower, upper)))
-            )
+            step = _image_step(out, out, out, x, scale, 0.0, lower, upper)
+            step.key, step.first, step.gaussian = key.data_ptr(), first, gaussian
+            _check(self._library.random_start(ctypes.byref(step)))
 
     def act_loss(
         self, robust, natural, labels, robust_alpha, natural_alpha, temperature, grad_scale, robust_grad, natural_grad
