@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from act_engine.config import EvaluateConfig
+from act_engine.config import EvaluateConfig, from_mapping
 from act_engine.config.command_line import read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
@@ -59,16 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.runs.environment import pick_device
         from act_engine.runs.folder import MEASURED, evaluation_file, read_config, write_json
         from act_engine.runs.load import load_run, load_source
+        from act_engine.training.effects import refuse_idle_evaluation
 
         folder = Path(options["run"])
         world = connect(pick_device(options.get("device", "auto")))
         quick = options.get("quick", False)
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
-        changes = {**(QUICK if quick else {}), **{name: options[name] for name in names if name in options}}
+        changes = {name: options[name] for name in names if name in options}
         with world.together():
             config = read_config(folder)
-            settings = dataclasses.replace(config.evaluate, **changes)
-            dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
+            look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
+            config = from_mapping({"evaluate": changes}, dataclasses.replace(config, evaluate=look))
+            settings = config.evaluate
+            if options.get("source") is None:  # its images are made by PGD, whatever the attack
+                refuse_idle_evaluation(config)
             check_evaluation(settings, config.model.num_classes)
             whole = settings.by_library
             which = options.get("checkpoint", Arguments.checkpoint)
