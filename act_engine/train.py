@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from act_engine.config import Config, from_mapping, read_recipe, read_yaml
-from act_engine.config.command_line import nested, read_options, user_errors
+from act_engine.config.command_line import nested, own_arguments, read_options, user_errors
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         options = read_options(Arguments, words, "torchrun -m act_engine.train", more_help=_objectives)
         config = _config(options)
-        if options.get("output") is None:
+        given = own_arguments(Arguments, options)
+        if given.output is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
         from act_engine.training.trainer import NonFiniteLoss, Trainer
 
-        trainer = Trainer(config, Path(options["output"]), profile=options.get("profile", False))
+        trainer = Trainer(config, Path(given.output), profile=given.profile)
     try:
         return trainer.run()
     except (NonFiniteLoss, OSError) as error:

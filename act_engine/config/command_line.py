@@ -7,6 +7,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from act_engine.config import convert
@@ -77,6 +78,12 @@ def read_options(
             value = "true" if alone else words.popleft()
         options[name] = convert(value, known[name], f"--{name}")
     return options
+
+
+def own_arguments(door: type, options: dict[str, Any]) -> SimpleNamespace:
+    """The arguments of a door beside its groups of settings: those given, and for the others the defaults it states."""
+    own = [field for field in dataclasses.fields(door) if not dataclasses.is_dataclass(field.type)]
+    return SimpleNamespace(**{field.name: options.get(field.name, field.default) for field in own})
 
 
 def nested(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
