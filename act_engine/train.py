@@ -9,7 +9,14 @@ from pathlib import Path
 import yaml
 
 from act_engine.config import Config, to_mapping
-from act_engine.config.command_line import COMMON, chosen_config, chosen_values, read_options, user_errors
+from act_engine.config.command_line import (
+    COMMON,
+    chosen_config,
+    chosen_values,
+    own_arguments,
+    read_options,
+    user_errors,
+)
 
 
 @dataclass(frozen=True)
@@ -39,18 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog = "torchrun -m act_engine.train"
         options = read_options(Arguments, words, prog, common=COMMON, values=chosen_values, more_help=_objectives)
         config = chosen_config(options)
-        if options.get("print_config"):
+        given = own_arguments(Arguments, options)
+        if given.print_config:
             if os.environ.get("RANK", "0") == "0":
                 print(yaml.safe_dump(to_mapping(config), sort_keys=False), end="")
             return 0
-        if options.get("output") is None:
+        if given.output is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
         from act_engine.training.trainer import NonFiniteLoss, Trainer
 
-        trainer = Trainer(config, Path(options["output"]), profile=options.get("profile", False))
+        trainer = Trainer(config, Path(given.output), profile=given.profile)
     try:
         return trainer.run()
     except (NonFiniteLoss, OSError) as error:

@@ -7,6 +7,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from act_engine.config import Config, convert, flat, from_mapping, read_recipe, read_yaml
@@ -157,6 +158,12 @@ def chosen_values(options: dict[str, Any]) -> tuple[Mapping[str, Any], str]:
     if options.get("recipe") is None and options.get("config") is None:
         return flat(from_mapping(nested(options))), "their defaults (--recipe NAME --help shows a recipe's)"
     return flat(chosen_config(options)), f"the values of {options.get('recipe') or options.get('config')}"
+
+
+def own_arguments(door: type, options: dict[str, Any]) -> SimpleNamespace:
+    """The arguments of a door beside its groups of settings: those given, and for the others the defaults it states."""
+    own = [field for field in dataclasses.fields(door) if not dataclasses.is_dataclass(field.type)]
+    return SimpleNamespace(**{field.name: options.get(field.name, field.default) for field in own})
 
 
 def nested(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
