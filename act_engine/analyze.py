@@ -28,6 +28,8 @@ class Arguments(AnalysisConfig):
     """Which weights of every run: best (those that it exported), last, or step-N."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How far it is: a bar for a terminal, lines for a file, none; auto: as standard error is a terminal or none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings,
             world,
             checkpoint=options.get("checkpoint", Arguments.checkpoint),
+            progress=options.get("progress", Arguments.progress),
         )
         output = Path(options.get("output", Arguments.output))
         output.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from act_engine.config import EvaluateConfig
+from act_engine.config import EvaluateConfig, from_mapping
 from act_engine.config.command_line import read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
@@ -40,6 +40,8 @@ class Arguments(EvaluateConfig):
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
     again: bool = False
     """Measure anew what the same evaluation has measured before and kept in the run's folder."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How far it is: a bar for a terminal, lines for a file, none; auto: as standard error is a terminal or none."""
     quick: bool = False
     """A look, no evidence: PGD-10 from one start on 500 images, unless given otherwise; nothing is written."""
 
@@ -53,19 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
+        from act_engine.progress import progress
         from act_engine.runs.environment import pick_device
         from act_engine.runs.folder import MEASURED, evaluation_file, read_config, write_json
         from act_engine.runs.load import load_run, load_source
+        from act_engine.training.effects import refuse_idle_evaluation
 
         folder = Path(options["run"])
         world = connect(pick_device(options.get("device", "auto")))
         quick = options.get("quick", False)
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
-        changes = {**(QUICK if quick else {}), **{name: options[name] for name in names if name in options}}
+        changes = {name: options[name] for name in names if name in options}
         with world.together():
             config = read_config(folder)
-            settings = dataclasses.replace(config.evaluate, **changes)
-            dataclasses.replace(config, evaluate=settings)  # refuses what does not go with the rest of it
+            look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
+            config = from_mapping({"evaluate": changes}, dataclasses.replace(config, evaluate=look))
+            settings = config.evaluate
+            if options.get("source") is None:  # its images are made by PGD, whatever the attack
+                refuse_idle_evaluation(config)
             check_evaluation(settings, config.model.num_classes)
             whole = settings.by_library
             which = options.get("checkpoint", Arguments.checkpoint)
@@ -75,19 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             model = None if source is None else load_source(Path(source), run, world)
         seed = options.get("seed")
         seed = config.train.seed if seed is None else seed
+    images = run.data.test.num_samples
+    total = len(run.models) * min(settings.images or images, images)
+    kind = options.get("progress", Arguments.progress)
     try:
-        evaluation = evaluate_models(
-            run.models,
-            run.data.test,
-            config.attack,
-            settings,
-            seed=seed,
-            world=world,
-            source=model,
-            state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
-            again=options.get("again", False),
-            whole=whole,
-        )
+        with progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown:
+            evaluation = evaluate_models(
+                run.models,
+                run.data.test,
+                config.attack,
+                settings,
+                seed=seed,
+                world=world,
+                source=model,
+                state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
+                again=options.get("again", False),
+                whole=whole,
+                on_batch=lambda count: shown.advance(count * world.size),
+            )
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
         print(f"error: {error}", file=sys.stderr)
         return 2

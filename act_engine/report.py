@@ -28,6 +28,8 @@ class Arguments:
     """Which weights of every run: best (those that it exported), last, or step-N; measured by act_engine.evaluate."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How far it is: a bar for a terminal, lines for a file, none; auto: as standard error is a terminal or none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,8 +55,8 @@ def _page(options: dict[str, Any]) -> int:
     from act_engine.runs.environment import pick_device
 
     world = connect(pick_device(options.get("device", "auto")))
-    checkpoint = options.get("checkpoint", Arguments.checkpoint)
-    runs = [measure_run(folder, world, samples, checkpoint=checkpoint) for folder in folders]
+    checkpoint, shown = options.get("checkpoint", Arguments.checkpoint), options.get("progress", Arguments.progress)
+    runs = [measure_run(folder, world, samples, checkpoint=checkpoint, progress=shown) for folder in folders]
     default = folders[0] if len(folders) == 1 else Path("runs/report")
     print(write_report(runs, Path(options.get("output") or default)))
     world.close()

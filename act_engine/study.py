@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from act_engine.config.command_line import read_options, user_errors
 from act_engine.errors import nearest
@@ -35,6 +36,8 @@ class Arguments:
     """Epochs of every training, 1 or more; null: the study's."""
     jobs: int = 1
     """Trainings and measurements side by side, 1 or more: as many as there are CPU cores; 1 on a GPU."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How far it is: a bar for a terminal, lines for a file, none; auto: as standard error is a terminal or none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 path=arguments.path,
                 epochs=arguments.epochs,
                 jobs=arguments.jobs,
-                say=lambda message: print(message, file=sys.stderr, flush=True),
+                progress=arguments.progress,
             )
         except RuntimeError as error:  # of a training; what is finished is kept
             print(f"error: {error}", file=sys.stderr)

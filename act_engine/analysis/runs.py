@@ -1,6 +1,6 @@
 """The three analyses of whole runs: each run measured and kept in its folder, then set side by side by method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from act_engine.analysis.flatness import measure_flatness
 from act_engine.config import AnalysisConfig, Config
 from act_engine.evaluation import PGDAttack, adversarial_images, sample_images
 from act_engine.parallel import World
+from act_engine.progress import Kind
+from act_engine.progress import progress as shown_progress
 from act_engine.runs.folder import digest, measured_once
 from act_engine.runs.load import Run, load_run
 from act_engine.runs.methods import deployed_model, group_by_method, over_seeds
@@ -20,7 +22,12 @@ PGD_STEPS = 20
 
 
 def analyze_runs(
-    folders: Sequence[Path], settings: AnalysisConfig, world: World, *, checkpoint: str = "best"
+    folders: Sequence[Path],
+    settings: AnalysisConfig,
+    world: World,
+    *,
+    checkpoint: str = "best",
+    progress: Kind = "none",
 ) -> dict[str, Any]:
     """The analyses of several runs, grouped by method: JSON values, which `reporting.analysis` shows.
 
@@ -30,7 +37,9 @@ def analyze_runs(
         ValueError: a folder holds no finished run, or one that an analysis is not defined for.
     """
     runs = [load_run(folder, world, checkpoint=checkpoint) for folder in folders]
-    results = [analyze(folder, run, settings) for folder, run in zip(folders, runs, strict=True)]
+    total = len(runs) * len(settings.analyses)
+    with shown_progress(progress, total, unit="analysis", units="analyses", what="measuring") as shown:
+        results = [analyze(folder, run, settings, shown.advance) for folder, run in zip(folders, runs, strict=True)]
     methods = {}
     for label, places in group_by_method([run.config for run in runs]).items():
         chosen = [results[place] for place in places]
@@ -44,8 +53,10 @@ def analyze_runs(
     return {"settings": asdict(settings), "protocol": "a reading of the paper's claims", "methods": methods}
 
 
-def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
-    """The analyses of one run's deployed model, by name."""
+def analyze(
+    folder: Path, run: Run, settings: AnalysisConfig, advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """The analyses of one run's deployed model, by name; `advance` is called after each."""
     name = deployed_model(list(run.models))
     model = run.models[name]
     weights = digest(run.weights[name])
@@ -79,6 +90,7 @@ def analyze(folder: Path, run: Run, settings: AnalysisConfig) -> dict[str, Any]:
         key = {"weights": weights, **ball.get(analysis, {})}
         key |= {name: getattr(settings, name) for name in ("samples", *used[analysis])}
         result[analysis] = measured_once(folder / "analysis" / f"{analysis}.json", key, measures[analysis])
+        advance()
     return result
 
 

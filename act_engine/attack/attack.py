@@ -20,7 +20,6 @@ class Attack:
         start: ``"gaussian"`` (x + 0.001 · N(0, 1), not projected), ``"uniform"`` in the ball, or ``"none"``.
         steps, step_size, eps, norm: as `pgd`.
         generator: source of the start's noise, on the images' device; its seed decides: reseed it for every batch.
-        total: images in the whole batch, of which a call sees a run from `position` on; None: each call sees all.
         cuda_graph: on a GPU, record the loop once for each shape and replay it.
     """
 
@@ -36,11 +35,10 @@ class Attack:
         eps: float,
         norm: str = "linf",
         generator: torch.Generator,
-        total: int | None = None,
         cuda_graph: bool = False,
     ) -> None:
         self.view = view
-        self.total, self.position = total, 0
+        self.position = 0  # place in the whole batch of the first image that the next call sees
         self.kl_weight, self.ce_weight = kl_weight, ce_weight
         self.start, self.generator = start, generator
         self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}

@@ -278,6 +278,9 @@ class TrainConfig:
     with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How the run shows how far it is: a bar for a terminal, lines for a file, none; auto: a bar where standard error
+    is a terminal, and lines elsewhere."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")

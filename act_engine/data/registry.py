@@ -50,14 +50,18 @@ class Source:
     streamed: bool = False
 
     @cached_property
+    def own_settings(self) -> frozenset[str]:
+        """Those that its `load` takes."""
+        return frozenset(inspect.signature(self.load).parameters)
+
+    @cached_property
     def settings(self) -> frozenset[str]:
         """The settings that change what this data set gives."""
-        own = inspect.signature(self.load).parameters
-        return frozenset((*own, *SHARED_SETTINGS, *(STREAM_SETTINGS if self.streamed else ())))
+        return frozenset((*self.own_settings, *SHARED_SETTINGS, *(STREAM_SETTINGS if self.streamed else ())))
 
     def read(self, options: Mapping[str, Any]) -> Splits:
         """Call `load` with those of `options` that it takes."""
-        return self.load(**{name: options[name] for name in inspect.signature(self.load).parameters})
+        return self.load(**{name: options[name] for name in self.own_settings})
 
 
 def sources() -> dict[str, Source]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from act_engine.config import AttackConfig, EvaluateConfig
 from act_engine.data import as_loader
@@ -15,6 +14,8 @@ from act_engine.evaluation.autoattack import import_autoattack
 from act_engine.evaluation.measure import evaluate_models
 from act_engine.evaluation.table import format_table
 from act_engine.parallel import connect
+from act_engine.progress import Kind
+from act_engine.progress import progress as shown_progress
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def robustness(
     images: int | None = None,
     check_masking: bool = True,
     seed: int = 0,
-    progress: bool = True,
+    progress: Kind | bool = "auto",
 ) -> Robustness:
     """Measure a model's accuracy, clean and under attack, as ``act_engine.evaluate`` does.
 
@@ -74,7 +75,7 @@ def robustness(
         images: measure on so many images, spread evenly over the loader's; None: on all.
         check_masking: look for signs of gradient masking.
         seed: of the random starts.
-        progress: show a bar.
+        progress: ``"bar"``, ``"lines"``, ``"none"``, or ``"auto"``: a bar on a terminal and lines elsewhere.
 
     Raises:
         ValueError: an argument, an image, a label or an output is not what it has to be; one line says what is allowed.
@@ -98,7 +99,7 @@ def robustness(
         import_autoattack()
     world = connect(torch.device(tensor.device.type))
     total = min(images or given.num_samples, given.num_samples)
-    with tqdm(total=total, desc="evaluating", unit="image", disable=not (progress and world.is_main)) as bar:
+    with shown_progress(progress, total, unit="image", what="evaluating", shown=world.is_main) as bar:
         evaluation = evaluate_models(
             {"model": model},
             given,
@@ -107,7 +108,7 @@ def robustness(
             seed=seed,
             world=world,
             whole=True,
-            on_batch=lambda count: bar.update(count * world.size),
+            on_batch=lambda count: bar.advance(count * world.size),
         )
     world.close()
     entry = evaluation["models"]["model"]

@@ -1,6 +1,7 @@
 """What a report shows of one run: what the run left in its folder, and what is measured for the report alone."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from act_engine.attack import AttackView
 from act_engine.config import Config
 from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, sample_images
 from act_engine.parallel import World
+from act_engine.progress import Kind
+from act_engine.progress import progress as shown_progress
 from act_engine.runs.folder import ENVIRONMENT, METRICS, PROFILE, digest, evaluation_file, measured_once
 from act_engine.runs.load import load_run
 from act_engine.runs.methods import deployed_model
@@ -55,7 +58,9 @@ class MeasuredRun:
     examples: Examples
 
 
-def measure_run(folder: Path, world: World, samples: int, *, checkpoint: str = "best") -> MeasuredRun:
+def measure_run(
+    folder: Path, world: World, samples: int, *, checkpoint: str = "best", progress: Kind = "none"
+) -> MeasuredRun:
     """Read a finished run, and measure its deployed model's robust accuracy against eps and against steps.
 
     On `samples` test images, spread evenly; kept in the run's folder, in ``report/``.
@@ -76,7 +81,10 @@ def measure_run(folder: Path, world: World, samples: int, *, checkpoint: str = "
     eps, norm = config.evaluate.ball(config.attack)
 
     def sweeps() -> dict[str, Any]:
-        return measure_sweeps(model, images, labels, eps, norm, config.train.seed)
+        what = f"measuring {folder} against eps and steps:"
+        total = len(images) * sum(_passes(eps))
+        with shown_progress(progress, total, unit="attack step", what=what) as shown:
+            return measure_sweeps(model, images, labels, eps, norm, config.train.seed, shown.advance)
 
     weights = digest(run.weights[name])
     key = {"weights": weights, "samples": samples, "eps": eps, "norm": norm, "factors": EPS_FACTORS, "steps": STEPS}
@@ -96,16 +104,30 @@ def measure_run(folder: Path, world: World, samples: int, *, checkpoint: str = "
 
 
 def measure_sweeps(
-    model: nn.Module, images: Tensor, labels: Tensor, eps: float, norm: str, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    norm: str,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, Any]:
     """How many of `images` [B, C, H, W] withstand PGD of one start: at several radii, and at `eps` for several steps.
 
-    The step is 2.5 · eps / steps throughout.
+    The step is 2.5 · eps / steps throughout. `advance` is told how many of the images' attack steps are done.
     """
 
     def right(attack: PGDAttack | None) -> int:
         batches = zip(images.split(500), labels.split(500), strict=True)
-        measured = evaluate(model, batches, attack=attack, seed=seed, total=len(images))
+        steps = 1 if attack is None else attack.steps
+        measured = evaluate(
+            model,
+            batches,
+            attack=attack,
+            seed=seed,
+            total=len(images),
+            on_batch=lambda count: advance(count * steps),
+        )
         return measured.clean if attack is None else measured.robust
 
     radii = [factor * eps for factor in EPS_FACTORS]
@@ -117,6 +139,11 @@ def measure_sweeps(
         "samples": len(images),
         **{kind: [{"at": at, "right": count} for at, count in row] for kind, row in rows.items()},
     }
+
+
+def _passes(eps: float) -> list[int]:
+    """Attack steps an image that each of the sweeps' measurements takes."""
+    return [1, *(EPS_STEPS for factor in EPS_FACTORS if factor * eps), *(STEPS if eps else ())]
 
 
 def make_examples(model: nn.Module, images: Tensor, labels: Tensor, attack: PGDAttack, seed: int) -> Examples:

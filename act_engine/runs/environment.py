@@ -47,6 +47,30 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
+def describe_device(device: torch.device) -> str:
+    """The device's name, with the number of threads of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def describe_kernels(device_type: str) -> list[str]:
+    """Which backend serves each kernel on ``"cpu"`` or ``"cuda"``, and why the others do not; a line each."""
+    found = {op: dict(devices[device_type]) for op, devices in backends().items()}
+    served: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for op, row in found.items():
+        served.setdefault(row.pop("automatic"), []).append(op)
+        for backend, state in row.items():
+            if state != "available":
+                reasons.setdefault(f"not {backend}: {state.removeprefix(f'{backend}: ')}", []).append(op)
+    lines = [f"{backend} for {', '.join(ops)}" for backend, ops in served.items()]
+    return lines + [
+        reason + ("" if len(ops) == len(found) else f" (for {', '.join(ops)})") for reason, ops in reasons.items()
+    ]
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

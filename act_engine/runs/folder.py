@@ -24,6 +24,7 @@ METRICS, PROFILE = "metrics.jsonl", "profile.json"
 FREE = (
     "train.max_steps",
     "train.log_every",
+    "train.progress",
     "train.accumulate",
     "data.batch_size",
     "data.workers",

@@ -9,7 +9,16 @@ from act_engine.config import Config, Numbers, flat, given_settings
 from act_engine.objectives import Objective, build_objective, number_names, objectives, own_numbers
 
 # Where and how a run was made, not what: runs that differ in nothing else are seeds of one method.
-INCIDENTAL = ("train.seed", "train.device", "train.log_every", "data.path", "data.workers", "parallel.", "checkpoint.")
+INCIDENTAL = (
+    "train.seed",
+    "train.device",
+    "train.log_every",
+    "train.progress",
+    "data.path",
+    "data.workers",
+    "parallel.",
+    "checkpoint.",
+)
 
 
 def method_of(config: Config) -> Objective:

@@ -146,5 +146,5 @@ def config_text(config: Config) -> str:
     mapping = to_mapping(config)
     for group in ("checkpoint", "parallel"):
         del mapping[group]
-    del mapping["data"]["workers"], mapping["data"]["path"]
+    del mapping["data"]["workers"], mapping["data"]["path"], mapping["train"]["progress"]
     return repr(mapping)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from act_engine.config import AnalysisConfig, Config, from_mapping, to_mapping
+from act_engine.progress import Kind
+from act_engine.progress import progress as shown_progress
 from act_engine.runs.folder import ENVIRONMENT, EVALUATION, MEASURED, digest, measured_once
 from act_engine.runs.methods import deployed_model
 from act_engine.studies.protocol import METHODS, Study, base_config, config_text, configure, in_search
@@ -30,7 +32,7 @@ def run_study(
     path: str | None,
     epochs: int | None,
     jobs: int,
-    say: Callable[[str], None],
+    progress: Kind = "none",
 ) -> dict[str, Any]:
     """The study's result as JSON values: search on held-out images, test accuracies of every seed, analyses.
 
@@ -41,7 +43,7 @@ def run_study(
         path: of the data, where it needs one.
         epochs: of every training; None: the study's.
         jobs: processes that work side by side, each with its share of the CPU's threads.
-        say: told what is under way.
+        progress: how it shows how far it is.
 
     Raises:
         ValueError: a setting does not fit the data, or a package is missing.
@@ -57,13 +59,14 @@ def run_study(
         def each(task: Callable[..., Any], what: str, rows: Iterable[tuple[Any, ...]]) -> list[Any]:
             futures = [pool.submit(task, *row) for row in rows]
             results = []
-            try:
-                for number, future in enumerate(futures, 1):
-                    results.append(future.result())
-                    say(f"{name}: {what} {number} of {len(futures)}")
-            finally:
-                for future in futures:
-                    future.cancel()
+            with shown_progress(progress, len(futures), unit="run", what=f"{name}: {what}") as shown:
+                try:
+                    for future in futures:
+                        results.append(future.result())
+                        shown.advance()
+                finally:
+                    for future in futures:
+                        future.cancel()
             return results
 
         folders = {m: [_folder(output, m, config) for config in row] for m, row in searched.items()}

@@ -145,7 +145,6 @@ def make_attack(config: Config, objective: Objective, robust: Learner, world: Wo
         eps=settings.eps,
         norm=settings.norm,
         generator=torch.Generator(world.device),
-        total=config.data.batch_size * world.size,
         cuda_graph=settings.cuda_graph and settings.view,
     )
 

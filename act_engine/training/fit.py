@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
 from act_engine.config import Config, from_mapping
 from act_engine.data import as_loader
@@ -14,6 +13,8 @@ from act_engine.learners import deployed, pick_strategy
 from act_engine.models.side_by_side import stand_apart
 from act_engine.objectives import Objective, build_objective
 from act_engine.parallel import connect
+from act_engine.progress import Kind
+from act_engine.progress import progress as shown_progress
 from act_engine.runs.environment import pick_device
 from act_engine.training.build import check_given, make_learners, make_step
 from act_engine.training.losses import PendingLosses
@@ -46,7 +47,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    progress: bool = True,
+    progress: Kind | bool = "auto",
 ) -> Fitted:
     """Train models adversarially, in place, with the parts and the arithmetic of ``act_engine.train``.
 
@@ -65,7 +66,7 @@ def fit(
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``; the models are moved there.
         settings: any other of the command's settings, such as ``{"optim": {"weight_decay": 1e-4}, "train": {"ema":
             0.999}}``; they go before the arguments above.
-        progress: show a bar.
+        progress: ``"bar"``, ``"lines"``, ``"none"``, or ``"auto"``: a bar on a terminal and lines elsewhere.
 
     Raises:
         ValueError: a setting or an input is not what it has to be; one line says what is allowed.
@@ -98,18 +99,18 @@ def fit(
     frozen = {name: given[name].to(world.device) for name in method.frozen}
     step = make_step(config, method, learners, frozen, world, steps_per_epoch=steps_per_epoch)
     history, pending = [], PendingLosses(world)
-    bar = tqdm(total=total, unit="step", disable=not (progress and world.is_main), dynamic_ncols=True)
+    bar = shown_progress(progress, total, unit="step", what="training", shown=world.is_main)
     with bar, world.watched():
         while step.steps_taken < total:
             epoch = step.steps_taken // steps_per_epoch
             for images, labels in loader.epoch(epoch):
                 losses = step(images, labels)
                 pending.add(step.steps_taken, losses)
-                bar.update()
+                bar.advance()
                 if step.steps_taken == total:
                     break
             record = {f"{name}_loss": value for name, value in pending.fetch().items()}
-            bar.set_postfix({name: f"{value:.4g}" for name, value in record.items()}, refresh=False)
+            bar.show({name: f"{value:.4g}" for name, value in record.items()})
             lr_now = next(iter(learners.values())).lr_at(step.steps_taken - 1)
             history.append({"epoch": epoch, "step": step.steps_taken, "lr": lr_now, **record})
     for name, learner in learners.items():

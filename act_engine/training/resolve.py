@@ -6,10 +6,17 @@ from act_engine.config import Config, Numbers
 from act_engine.learners import check_strategy, pick_strategy
 from act_engine.objectives import Objective, own_numbers
 from act_engine.parallel import World
+from act_engine.training.effects import Run, refuse_idle
 
 
 def resolve(config: Config, objective: Objective, world: World, num_classes: int) -> Config:
-    """The config with every automatic setting replaced by what it comes to."""
+    """The config with every automatic setting replaced by what it comes to.
+
+    Raises:
+        ValueError: a setting does not go with the others, or was given and can have no effect.
+    """
+    strategy = pick_strategy(config.parallel.strategy, world.size)
+    refuse_idle(Run(config, objective, strategy, world.size, world.device.type))
     classes = config.model.num_classes or num_classes
     if classes < num_classes:
         raise ValueError(f"model.num_classes: got {classes}; the data has {num_classes} classes, so at least that many")
@@ -24,11 +31,11 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
             f"model.teacher_weights: got None; objective {config.objective.name} needs the weights of a robust model "
             "trained before, such as runs/teacher/robust.safetensors"
         )
-    parallel = dataclasses.replace(config.parallel, strategy=pick_strategy(config.parallel.strategy, world.size))
+    parallel = dataclasses.replace(config.parallel, strategy=strategy)
     if config.objective.awp_gamma:
-        _check_awp(config, parallel.strategy)
+        _check_awp(config, strategy)
     check_strategy(
-        parallel.strategy,
+        strategy,
         device_type=world.device.type,
         precision=config.train.precision,
         sync_batchnorm=parallel.sync_batchnorm,

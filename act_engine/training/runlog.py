@@ -1,25 +1,37 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard and a progress bar."""
+"""What a run says while it goes: metrics.jsonl, TensorBoard, and a progress bar or lines."""
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
+from act_engine.progress import Kind, duration, progress
 from act_engine.runs.folder import METRICS
 
 
 class RunLog:
-    """Writes one record for each logging interval to metrics.jsonl and TensorBoard, and keeps a progress bar.
+    """Writes one record for each logging interval to metrics.jsonl and TensorBoard, and shows how far the run is.
 
     Args:
         folder: of the run; records after `first_step`, left by an interrupted run, are dropped from its metrics.jsonl.
         first_step, total_steps: steps already taken, and in all.
+        epochs: of the whole run.
+        header: lines that say what is run.
+        kind: of progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"none"``.
     """
 
-    def __init__(self, folder: Path, first_step: int, total_steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        first_step: int,
+        total_steps: int,
+        *,
+        epochs: int,
+        header: Sequence[str] = (),
+        kind: Kind = "auto",
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / METRICS
@@ -27,11 +39,14 @@ class RunLog:
         path.write_text("".join(kept), "utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
-        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=0.5)
+        self._first_step, self._epochs = first_step, epochs
+        self._progress = progress(kind, total_steps, unit="step", what="training", done=first_step, rated=False)
+        for line in header:
+            self._progress.heading(line)
 
     def advance(self) -> None:
         """One training step is done."""
-        self._bar.update()
+        self._progress.advance()
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record; it has ``step`` and any other numbers."""
@@ -40,18 +55,28 @@ class RunLog:
         for name, value in record.items():
             if name != "step":
                 self._board.add_scalar(name, value, record["step"])
-        shown = {name: f"{value:.4g}" for name, value in record.items() if name.endswith("_loss") or name == "lr"}
-        self._bar.set_postfix({"images/s": f"{record['images_per_second']:.0f}", **shown}, refresh=False)
+        self._progress.show(self._figures(record), always=any(name.endswith("_accuracy") for name in record))
+
+    def _figures(self, record: dict[str, Any]) -> dict[str, str]:
+        figures = {"epoch": f"{record['epoch'] + 1}/{self._epochs}"}
+        figures |= {name: f"{value:.4g}" for name, value in record.items() if name.endswith("_loss")}
+        figures |= {name: f"{value:.1%}" for name, value in record.items() if name.endswith("_accuracy")}
+        return figures | {"lr": f"{record['lr']:.4g}", "images/s": f"{record['images_per_second']:.0f}"}
 
     def say(self, message: str) -> None:
         """Print a line without breaking the bar."""
-        self._bar.write(message)
+        self._progress.say(message)
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.close()
+        first, last = self._first_step, self._progress.done
+        if error is None and last > first:
+            took = self._progress.elapsed
+            steps = f"{first + 1} to {last} of {self._progress.total}"
+            self._progress.heading(f"trained steps {steps} in {duration(took)}, {took / (last - first):.3g} s a step")
+        self._progress.close()
         self._board.close()
         self._file.close()
 

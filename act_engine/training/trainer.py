@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
-from tqdm import tqdm
 
 from act_engine.config import Config
 from act_engine.data import Batch, Data, describe_data
@@ -19,12 +18,14 @@ from act_engine.evaluation import check_evaluation, evaluate_models, find_evalua
 from act_engine.learners import deployed
 from act_engine.models import describe_model, load_weights
 from act_engine.parallel import Vote, connect
+from act_engine.progress import progress
 from act_engine.runs import environment
 from act_engine.runs.data import check_data
 from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
 from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step, start_model
+from act_engine.training.header import describe_training
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
 from act_engine.training.profiling import NoProfile, StepProfile
 from act_engine.training.resolve import resolve
@@ -85,6 +86,7 @@ class Trainer:
             # As they are before any training: what is measured later is a copy with other weights.
             self._given = {name: copy.deepcopy(model) for name, model in check_given(models, self.objective).items()}
             trained = {name: self._start(name, models) for name in self.objective.trains}
+            self._described = {name: self._describe(name, model) for name, model in trained.items()}
             self.frozen = {name: self._start(name, models).to(world.device) for name in self.objective.frozen}
             if world.is_main:
                 check_run(self.output, config)
@@ -156,7 +158,7 @@ class Trainer:
     def _train(self) -> int:
         """Take the steps that are left; returns 0, or the exit code of what stopped it."""
         vote = Vote(self.world)
-        log = RunLog(self.output, self.step, self.total_steps) if self.world.is_main else NoLog()
+        log = self._open_log() if self.world.is_main else NoLog()
         # The signals outermost: torchrun sends SIGTERM to the survivors of a failure while they find out whose it was.
         with log, caught_signals() as caught, self.world.watched(), self._profiler(log) as profiler:
             clock, verdict = Stopwatch(), 0
@@ -193,6 +195,24 @@ class Trainer:
                 self.saving.finish(log.say)
         return 0
 
+    def _open_log(self) -> RunLog:
+        header = (
+            []
+            if self.step >= self.total_steps
+            else describe_training(
+                self.config,
+                self.objective,
+                self.data,
+                self.world,
+                self.output,
+                models=self._described,
+                step=self.step,
+                total_steps=self.total_steps,
+            )
+        )
+        train = self.config.train
+        return RunLog(self.output, self.step, self.total_steps, epochs=train.epochs, header=header, kind=train.progress)
+
     def _out_of_patience(self) -> bool:
         patience, best = self.config.checkpoint.best_patience, self.saving.best
         return patience is not None and best is not None and best["since"] >= patience
@@ -222,6 +242,10 @@ class Trainer:
             return given[name]
         say = print if self.world.is_main else lambda note: None
         return start_model(self.config, name, self.data.image_shape, say)
+
+    def _describe(self, name: str, model: nn.Module) -> str:
+        kind = type(model).__name__ if name in self._given else self.config.model.architecture(name)["name"]
+        return f"{kind}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters"
 
     def _model(self, name: str) -> nn.Module:
         """A model of the same architecture, to load trained weights into."""
@@ -331,7 +355,8 @@ class Trainer:
             return
         count = min(self.config.evaluate.images or self.data.test.num_samples, self.data.test.num_samples)
         total = len(models) * count
-        with tqdm(total=total, desc="evaluating", unit="image", disable=not world.is_main) as bar:
+        kind = self.config.train.progress
+        with progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown:
             self.evaluation = evaluate_models(
                 models,
                 self.data.test,
@@ -341,7 +366,7 @@ class Trainer:
                 world=world,
                 state=self.output / MEASURED,
                 whole=self._whole,
-                on_batch=lambda images: bar.update(images * world.size),
+                on_batch=lambda images: shown.advance(images * world.size),
             )
         if best is not None:
             self.evaluation["selection"] = {**best, "images": self.data.selection.num_samples, "last_step": self.step}

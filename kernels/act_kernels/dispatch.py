@@ -26,6 +26,7 @@ BACKENDS = ("reference", "native", "triton")
 _AUTOMATIC = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 
 _selected: str | None = None
+_chosen: dict[tuple, Callable] = {}  # the functions that `implementation` found since the last use_backend
 
 
 class use_backend:
@@ -41,6 +42,7 @@ class use_backend:
             raise ValueError(f"use_backend: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}, auto")
         self._former = _selected
         _selected = None if name == "auto" else name
+        _chosen.clear()
 
     def __enter__(self) -> None:
         return None
@@ -48,6 +50,7 @@ class use_backend:
     def __exit__(self, *_exception) -> None:
         global _selected
         _selected = self._former
+        _chosen.clear()
 
 
 def _module(backend: str) -> ModuleType:
@@ -74,9 +77,11 @@ def _choose(op: str, device: str, dtype: torch.dtype) -> str:
 
 def implementation(op: str, *tensors: torch.Tensor) -> Callable:
     """The function that runs `op` on these tensors, by the first one's device and the widest dtype."""
-    dtype = max((t.dtype for t in tensors), key=lambda dtype: dtype.itemsize)
-    backend = _choose(op, tensors[0].device.type, dtype)
-    return getattr(_module(backend), op)
+    key = (op, tensors[0].device.type, *(t.dtype for t in tensors))
+    if key not in _chosen:
+        widest = max(key[2:], key=lambda dtype: dtype.itemsize)
+        _chosen[key] = getattr(_module(_choose(op, key[1], widest)), op)
+    return _chosen[key]
 
 
 def backends() -> dict[str, dict[str, dict[str, str]]]:

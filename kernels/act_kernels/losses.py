@@ -1,13 +1,14 @@
 """The public losses: value and gradients come from one pass over the logits; autograd's backward only scales them."""
 
 import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from act_kernels import checks, ops  # noqa: F401  (ops registers torch.ops.act_kernels)
+from act_kernels import checks, ops
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -53,7 +54,7 @@ def act_loss(
     checks.in_range("natural_alpha", natural_alpha, 0, 1)
     checks.temperature(temperature)
     stored, remaining = _mean_scales(labels.shape[0], robust_logits.dtype)
-    losses, grad_robust, grad_natural = torch.ops.act_kernels.act_loss(
+    losses, grad_robust, grad_natural = _op("act_loss", robust_logits)(
         robust_logits.detach(),
         natural_logits.detach(),
         labels,
@@ -141,7 +142,7 @@ def attack_grad(logits: Tensor, target_logits: Tensor, labels: Tensor, *, kl_wei
     checks.logits_pair("logits", logits, "target_logits", target_logits, labels)
     checks.finite("kl_weight", kl_weight)
     checks.finite("ce_weight", ce_weight)
-    _, grad, _ = torch.ops.act_kernels.kl_ce_loss(
+    _, grad, _ = _op("kl_ce_loss", logits)(
         logits.detach(), target_logits.detach(), labels, kl_weight, ce_weight, 0.0, 1.0, 0.0, 1.0, True, False
     )
     return grad
@@ -161,7 +162,7 @@ def _pair_loss(
 ) -> Tensor:
     batch = labels.shape[0]
     stored, remaining = _mean_scales(batch, logits.dtype) if reduction == "mean" else (1.0, 1.0)
-    losses, grad_logits, grad_target = torch.ops.act_kernels.kl_ce_loss(
+    losses, grad_logits, grad_target = _op("kl_ce_loss", logits)(
         logits.detach(),
         target_logits.detach(),
         labels,
@@ -189,6 +190,10 @@ def _mean_scales(batch: int, dtype: torch.dtype) -> tuple[float, float]:
     """
     mean = 1.0 / max(batch, 1)
     return (1.0, mean) if dtype == torch.float16 else (mean, 1.0)
+
+
+def _op(name: str, logits: Tensor) -> Callable:
+    return getattr(ops, name) if ops.eager(logits) else getattr(torch.ops.act_kernels, name)
 
 
 def _wants_grad(logits: Tensor) -> bool:

@@ -58,6 +58,19 @@ _library.define(
 )
 
 
+def eager(t: Tensor) -> bool:
+    """Whether an op on `t` may be run by its function here, past the dispatcher, which costs as much as a small step.
+
+    Not under torch.compile, a functorch transform or a dispatch mode, nor on a subclass of Tensor: those see the op.
+    """
+    return (
+        type(t) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
 def _layout(t: Tensor) -> torch.memory_format:
     """The layout in which an op on `t` computes: channels_last where `t` is, else contiguous."""
     if not t.is_contiguous():
@@ -95,7 +108,8 @@ def _pgd_step_into(out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, *rest: A
     )
 
 
-def _pgd_step(x_adv: Tensor, *rest: Any) -> Tensor:
+def pgd_step(x_adv: Tensor, *rest: Any) -> Tensor:
+    """The op `pgd_step` itself; `x_adv` and the rest carry no autograd history."""
     out = torch.empty_like(x_adv, memory_format=_layout(x_adv))
     _pgd_step_into(out, x_adv, *rest)
     return out
@@ -121,12 +135,13 @@ def _check_apart(x_adv: Tensor, **others: Tensor) -> None:
             )
 
 
-def _pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
+def pgd_step_inplace(x_adv: Tensor, *rest: Any) -> None:
+    """The op `pgd_step_` itself; telling autograd of the write is the caller's part."""
     _check_apart(x_adv, grad=rest[0], x=rest[1])
     if x_adv.is_contiguous(memory_format=_layout(x_adv)):
         _pgd_step_into(x_adv, x_adv, *rest)
     else:
-        x_adv.copy_(_pgd_step(x_adv, *rest))
+        x_adv.copy_(pgd_step(x_adv, *rest))
 
 
 def _random_start_inplace(out: Tensor, x: Tensor, key: Tensor, first: int, gaussian: bool, *rest: Any) -> None:
@@ -162,11 +177,13 @@ def _losses_and_gradients(op: str, first: Tensor, second: Tensor, labels: Tensor
     return (losses, *(first.new_empty(0) if g is None else g for g in gradients))
 
 
-def _act_loss(*arguments: Any) -> tuple[Tensor, ...]:
+def act_loss(*arguments: Any) -> tuple[Tensor, ...]:
+    """The op `act_loss` itself, on logits that carry no autograd history."""
     return _losses_and_gradients("act_loss", *arguments)
 
 
-def _kl_ce_loss(*arguments: Any) -> tuple[Tensor, ...]:
+def kl_ce_loss(*arguments: Any) -> tuple[Tensor, ...]:
+    """The op `kl_ce_loss` itself, on logits that carry no autograd history."""
     return _losses_and_gradients("kl_ce_loss", *arguments)
 
 
@@ -206,11 +223,11 @@ def _without_derivative(op: str, written: bool):
 
 
 for _name, _function, _fake in (
-    ("pgd_step", _pgd_step, _pgd_step_fake),
-    ("pgd_step_", _pgd_step_inplace, _nothing_fake),
+    ("pgd_step", pgd_step, _pgd_step_fake),
+    ("pgd_step_", pgd_step_inplace, _nothing_fake),
     ("random_start_", _random_start_inplace, _nothing_fake),
-    ("act_loss", _act_loss, _act_loss_fake),
-    ("kl_ce_loss", _kl_ce_loss, _kl_ce_loss_fake),
+    ("act_loss", act_loss, _act_loss_fake),
+    ("kl_ce_loss", kl_ce_loss, _kl_ce_loss_fake),
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     _library.impl(_name, _without_derivative(_name, written=_name.endswith("_")), "Autograd")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from act_kernels import checks, ops  # noqa: F401  (ops registers torch.ops.act_kernels)
+from act_kernels import checks, ops
 from act_kernels.reference.pgd_step import sample_norm
 
 _NORMS = ("linf", "l2")
@@ -59,10 +59,17 @@ def pgd_step(
         *_bounds(lower, upper, x_adv),
         norm,
     )
-    if inplace:
-        torch.ops.act_kernels.pgd_step_(x_adv.detach(), grad.detach(), x.detach(), *arguments)
+    images = (x_adv.detach(), grad.detach(), x.detach())
+    if ops.eager(x_adv):
+        if not inplace:
+            return ops.pgd_step(*images, *arguments)
+        ops.pgd_step_inplace(*images, *arguments)
+        torch.autograd.graph.increment_version(x_adv)
         return x_adv
-    return torch.ops.act_kernels.pgd_step(x_adv.detach(), grad.detach(), x.detach(), *arguments)
+    if not inplace:
+        return torch.ops.act_kernels.pgd_step(*images, *arguments)
+    torch.ops.act_kernels.pgd_step_(*images, *arguments)
+    return x_adv
 
 
 def random_start(

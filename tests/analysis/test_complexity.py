@@ -62,15 +62,15 @@ def test_norms_ignore_the_scale_of_the_logits_and_say_where_there_is_no_path_nor
 
 
 def _config(objective: str) -> Config:
-    return from_mapping(
+    shared = from_mapping(
         {
-            "objective": {"name": objective},
             "attack": {"eps": 0.15, "step_size": 0.05, "steps": 3},
             "data": {"name": "digits", "batch_size": 64, "train_samples": 256},
             "optim": {"lr": 0.05, "schedule": "cosine", "weight_decay": 0},
             "train": {"epochs": 20, "device": "cpu"},
         }
     )
+    return from_mapping({"objective": {"name": objective}}, shared)
 
 
 def test_a_network_fitted_on_noise_is_more_complex_than_a_regularised_one(tmp_path):

@@ -19,8 +19,8 @@ def test_runs_side_by_side(tiny_config, tmp_path, capsys):
     shared = {**tiny_config, "data": data, "evaluate": {"attack": "none", "eps": 0.2}}
     for name, seed in (("natural", 1), ("natural", 2), ("madry", 1)):
         folder = tmp_path / f"{name}-{seed}"
-        mapping = {**shared, "objective": {"name": name}, "train": {**tiny_config["train"], "seed": seed}}
-        assert Trainer(from_mapping(mapping), folder).run() == 0
+        own = {"objective": {"name": name}, "train": {"seed": seed}}
+        assert Trainer(from_mapping(own, from_mapping(shared)), folder).run() == 0
         folders.append(str(folder))
     capsys.readouterr()
     arguments = [*folders, "--output", str(tmp_path / "out"), *SETTINGS]

@@ -94,6 +94,7 @@ CASES = {
     "missing value": (["--recipe", "digits", "--attack.steps"], ["--attack.steps", "value is missing"]),
     "stray word": (["--recipe", "digits", "fast"], ["unexpected argument 'fast'"]),
     "no output": (["--recipe", "digits"], ["--output"]),
+    "progress": (["--recipe", "digits", "--train.progress", "dots"], ["train.progress", "auto, bar, lines, none"]),
     "bool": (["--recipe", "digits", "--train.seed", "-1"], ["train.seed", "-1", "0 to"]),
     "missing file": (["--config", "nowhere.yaml"], ["--config", "nowhere.yaml", "No such file"]),
 }

@@ -78,5 +78,6 @@ def test_accesses_are_16_bytes_wide():
         stores[name] += ".128" in line and "STG.E" in line
     names = {name for name in loads if any(kernel in name for kernel in _KERNELS)}
     assert len(names) == 3 * 18 + 6 + 18
-    assert [name for name in names if not loads[name]] == []
+    bytes_alone = {name for name in names if "random_start" in name and "hEEv" in name}  # one uint8 image: 4 or 8 bytes
+    assert [name for name in names - bytes_alone if not loads[name]] == []
     assert [name for name in names if not stores[name] and "l2_sums" not in name] == []

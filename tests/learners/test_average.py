@@ -49,6 +49,7 @@ def test_the_deployed_model_has_the_average(objective, averaged, tiny_config, tm
     settings = {
         **tiny_config,
         "objective": {"name": objective},
+        "attack": {} if objective == "natural" else tiny_config["attack"],
         "train": {**tiny_config["train"], "ema": 0.9, "max_steps": 3},
         "evaluate": {"attack": "none"},
     }

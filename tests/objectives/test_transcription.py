@@ -18,6 +18,7 @@ from act_engine.objectives.registry import BUILT_IN
 from act_engine.training.build import make_step
 from act_engine.training.seeds import stream
 from act_engine.training.trainer import Trainer
+from act_kernels.reference.random_start import noise as specified_noise
 
 EPS, STEP_SIZE, STEPS, LR, MOMENTUM, DECAY = 0.15, 0.0375, 4, 0.1, 0.9, 5e-4
 
@@ -51,15 +52,19 @@ def kl(target_logits, logits, temperature=1.0):
     return (target * (target.log() - log_p)).sum(1)
 
 
-def gaussian_start(x, seed, step):
+def noise(x, seed, step, gaussian):
+    """A key from the step's stream, and under it what the specification gives to images 0, 1, ..."""
     generator = torch.Generator().manual_seed(stream(seed, step, "attack"))
-    return x + 0.001 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    key = torch.randint(-(2**63), 2**63 - 1, (1,), generator=generator)
+    return specified_noise(key, 0, len(x), x[0].numel(), gaussian).reshape(x.shape).to(x.dtype)
+
+
+def gaussian_start(x, seed, step):
+    return x + 0.001 * noise(x, seed, step, gaussian=True)
 
 
 def uniform_start(x, seed, step):
-    generator = torch.Generator().manual_seed(stream(seed, step, "attack"))
-    noise = torch.empty_like(x).uniform_(-1, 1, generator=generator)
-    return (x + EPS * noise).clamp(0, 1)
+    return (x + EPS * noise(x, seed, step, gaussian=False)).clamp(0, 1)
 
 
 def plain_attack(model, x, x_adv, loss):

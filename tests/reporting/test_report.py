@@ -56,13 +56,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folders = []
     for name, profile in (("act", True), ("natural", False)):
         settings = {
-            "objective": {"name": name},
             "attack": {"eps": 0.15, "step_size": 0.05, "steps": 2},
             "data": {"name": "digits", "batch_size": 100},
             "train": {"epochs": 1, "max_steps": 11, "device": "cpu", "log_every": 2},
             "evaluate": {"steps": 3, "restarts": 1, "images": 100, "check_masking": False, "eps": 0.2},
         }
-        assert Trainer(from_mapping(settings), root / name, profile=profile).run() == 0
+        config = from_mapping({"objective": {"name": name}}, from_mapping(settings))
+        assert Trainer(config, root / name, profile=profile).run() == 0
         folders.append(root / name)
     return folders
 

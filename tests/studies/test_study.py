@@ -72,9 +72,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict
     """The folder and result of a tiny study of two methods; started once more, its second result."""
     output = tmp_path_factory.mktemp("study")
     settings = {"methods": ("natural", "madry"), "seeds": 2, "path": None, "epochs": 1, "jobs": 1}
-    first = run_study("tiny", TINY, output, **settings, say=lambda message: None)
+    first = run_study("tiny", TINY, output, **settings)
     stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*.*") if path.suffix in (".json", ".safetensors")}
-    second = run_study("tiny", TINY, output, **settings, say=lambda message: None)
+    second = run_study("tiny", TINY, output, **settings)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     return output, first, second
 

@@ -128,7 +128,8 @@ def test_max_steps_ends_the_run_early(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("objective", ["natural", "madry", "trades", "mart"])
 def test_every_objective_trains(tiny_config, tmp_path, objective):
-    trainer = run({**tiny_config, "objective": {"name": objective}}, tmp_path / "run")
+    attack = {} if objective == "natural" else tiny_config["attack"]
+    trainer = run({**tiny_config, "attack": attack, "objective": {"name": objective}}, tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     (name,) = trainer.learners
     assert records[-1][f"{name}_loss"] < records[0][f"{name}_loss"]
