@@ -66,7 +66,7 @@ def fit_noise(config: Config, folder: Path, *, label_noise: float, classes: int 
     """
     if find_source(config.data.name).streamed:
         raise ValueError(
-            f"--noise: got {label_noise} for a run on {config.data.name}; allowed: none, or runs on images held in memory"
+            f"--noise: got {label_noise} for a run on {config.data.name}; allowed: none, or images held in memory"
         )
     noisy = dataclasses.replace(
         config,
