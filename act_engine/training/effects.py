@@ -137,9 +137,10 @@ NEEDS: dict[str, Need] = {
     "evaluate.step_size": PGD,
     "evaluate.check_masking": PGD,
 }
-"""By setting: what it needs, in words and as a condition. A setting that is not here has an effect in every run, but for
-parallel.timeout, which one command gives for any number of processes; those of the data are refused by `build_data`,
-and an objective's own numbers by `build_objective`."""
+"""By setting: what it needs, in words and as a condition.
+
+A setting that is not here has an effect in every run, but for parallel.timeout, which one command gives for any number
+of processes. Those of the data are refused by `build_data`, an objective's own numbers by `build_objective`."""
 
 
 def refuse_idle_evaluation(config: Config) -> None:
