@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from act_engine.config import Config, from_mapping, read_recipe, read_yaml
-from act_engine.config.command_line import nested, own_arguments, read_options, user_errors
+from act_engine.config import Config
+from act_engine.config.command_line import (
+    COMMON,
+    chosen_config,
+    chosen_values,
+    own_arguments,
+    read_options,
+    user_errors,
+)
 from act_engine.planning.plan import plan
 
 
@@ -40,12 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
         words = sys.argv[1:] if argv is None else argv
-        options = read_options(Arguments, words, "python -m act_engine.plan", more_help=_objectives)
+        options = read_options(
+            Arguments,
+            words,
+            "python -m act_engine.plan",
+            common=COMMON,
+            values=chosen_values,
+            more_help=_objectives,
+        )
+        config = chosen_config(options)
         given = own_arguments(Arguments, options)
-        recipe, file = given.recipe, given.config
-        if (recipe is None) == (file is None):
-            raise ValueError("--recipe or --config: give exactly one of the two, such as --recipe imagenet_resnet50")
-        config = from_mapping(nested(options), from_mapping(read_recipe(recipe) if recipe else read_yaml(file)))
         gpus = given.gpus
         if not gpus or min(gpus) < 1:
             raise ValueError(f"--gpus: got {list(gpus)}; allowed: numbers of 1 or more, such as 1,8,64")

@@ -179,7 +179,9 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         require(isinstance(given, Mapping) and all(isinstance(key, str) for key in given), setting, value, allowed)
         return _plain(given, setting)
     if origin is tuple:
-        items = value.strip("[]").split(",") if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = [] if value.lower() == "none" else value.strip("[]").split(",")
+        items = value
         require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
         return tuple(convert(item, arguments[0], setting) for item in items if item != "")
     if kind is bool:
