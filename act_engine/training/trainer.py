@@ -25,6 +25,7 @@ from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_run, open_r
 from act_engine.runs.lock import Lock, require_shared
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
+from act_engine.training.board import Board
 from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step, start_model
 from act_engine.training.header import describe_training
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
@@ -381,4 +382,7 @@ class Trainer:
         self._exported = {name: models[name] for name in self.learners}
         if world.is_main:
             write_json(self.output / EVALUATION, self.evaluation)
+            board = Board(self.output)
+            board.write_evaluation(self.evaluation, self.step)
+            board.close()
             print(f"\n{format_table(self.evaluation)}\nrun folder: {self.output}")
