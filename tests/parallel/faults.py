@@ -92,7 +92,7 @@ def die_at_event(number: int, rank: int) -> Callable[[], None]:
             setattr(owner, name, watched)
 
         watch(TrainingStep, "__call__")
-        for name in ("save_file", "_digest", "_sync"):
+        for name in ("save_file", "_digest", "sync"):
             watch(checkpoint, name)
         watch(checkpoint.os, "replace")
         watch(checkpoint.shutil, "rmtree")
@@ -161,6 +161,8 @@ def kill_again_and_again(folder: Path, size: int, kills: int, **given) -> dict:
         rank = deaths % size
         prepare = die_at_event(draw.randint(1, 4 if rank else 40), rank)  # a step is 2 events, its checkpoint about 30
         result = run(folder, size, prepare, reap=True, checkpoint__every_steps=1, checkpoint__keep=1, **given)
+        if not {0, -signal.SIGKILL} & set(result["codes"]):
+            raise SystemExit(f"a run that was to be killed failed: {result['err']}")
         deaths += -signal.SIGKILL in result["codes"]
         if result["codes"] == [0] * size:  # it came to its end first: once more from the start
             os.rename(folder / "run", folder / f"ended-{ends}")
