@@ -47,9 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.analysis import analyze_runs
         from act_engine.parallel import connect
         from act_engine.reporting.analysis import format_table, plot_analysis
+        from act_engine.reporting.plotting import import_matplotlib
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import write_json
+        from act_engine.runs.folder import check_output, write_json
 
+        output = Path(options.get("output", Arguments.output))
+        check_output("--output", output, ("analysis.json", "analysis.png"))
+        import_matplotlib()
         world = connect(pick_device(options.get("device", "auto")))
         analysis = analyze_runs(
             [Path(run) for run in options["runs"]],
@@ -58,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint=options.get("checkpoint", Arguments.checkpoint),
             progress=options.get("progress", Arguments.progress),
         )
-        output = Path(options.get("output", Arguments.output))
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "analysis.json", analysis)
         (output / "analysis.png").write_bytes(plot_analysis(analysis))

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.parallel import connect
         from act_engine.progress import progress
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import MEASURED, evaluation_file, read_config, write_json
+        from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config, write_json
         from act_engine.runs.load import load_run, load_source
         from act_engine.training.effects import refuse_idle_evaluation
 
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         changes = {name: options[name] for name in names if name in options}
         with world.together():
             config = read_config(folder)
+            if not quick and world.is_main:
+                check_output("RUN", folder, (evaluation_file(options.get("checkpoint", Arguments.checkpoint)),))
             look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
             config = from_mapping({"evaluate": changes}, dataclasses.replace(config, evaluate=look))
             settings = config.evaluate

@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
-        from act_engine.training.trainer import NonFiniteLoss, Trainer
+        from act_engine.training.trainer import NonFiniteLoss, NonFiniteWeights, Trainer
 
         trainer = Trainer(config, Path(options["output"]), profile=options.get("profile", False))
     try:
         return trainer.run()
-    except (NonFiniteLoss, OSError) as error:
+    except (NonFiniteLoss, NonFiniteWeights, OSError) as error:
         if trainer.world.is_main:
             print(f"error: {error}", file=sys.stderr)
     except PremiseError as error:

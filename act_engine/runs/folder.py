@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,28 @@ ENDLESS = ("constant", "multistep")  # schedules whose rate does not depend on t
 def evaluation_file(checkpoint: str) -> str:
     """The name of the file that an evaluation of these weights goes into: of best, last or step-N."""
     return EVALUATION if checkpoint == "best" else EVALUATION.replace(".json", f".{checkpoint}.json")
+
+
+def check_output(setting: str, folder: Path, files: Collection[str] = ()) -> None:
+    """Refuse a folder that cannot be made or written into, before the work whose results go there; nothing is made.
+
+    Args:
+        setting: the option that names the folder.
+        files: names of files that are to be written into it.
+
+    Raises:
+        ValueError: the path, or a part of it, is no folder or must not be written, or a folder is in a file's place.
+    """
+    got = f"{setting}: got {str(folder)!r}; allowed: a folder that can be made and written"
+    path = folder.absolute()
+    nearest = next(p for p in (path, *path.parents) if p.exists() or p.is_symlink())
+    if not nearest.is_dir():
+        raise ValueError(f"{got}, but {str(nearest)!r} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{got}, but {str(nearest)!r}: Permission denied")
+    for file in files:
+        if (folder / file).is_dir():
+            raise ValueError(f"{got}, but {str(folder / file)!r}, which is to be a file, is a folder")
 
 
 def check_run(folder: Path, config: Config) -> None:

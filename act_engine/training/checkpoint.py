@@ -73,6 +73,8 @@ class Writer:
             save(root, step, *arguments)
         except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in words of its own
             self.error = OSError(f"checkpoint step-{step} could not be written: {error}; the older ones are intact")
+        except NonFiniteWeights as error:
+            self.error = NonFiniteWeights(f"{error}. The checkpoints before it are intact")
         except Exception as error:  # a thread's exception would be lost
             self.error = error
 
@@ -217,9 +219,7 @@ def require_finite(tensors: Tensors, what: str) -> None:
     names = non_finite(tensors)
     if names:
         more = f" and {len(names) - 1} more hold" if len(names) > 1 else " holds"
-        raise NonFiniteWeights(
-            f"{what} {names[0]}{more} NaN or infinity; not saved, the checkpoints before it are intact. {ADVICE}"
-        )
+        raise NonFiniteWeights(f"{what} {names[0]}{more} NaN or infinity. {ADVICE}")
 
 
 def _not_finite(folder: Path) -> str | None:
