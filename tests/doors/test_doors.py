@@ -27,7 +27,8 @@ import importlib, pkgutil, sys
 import act_engine, act_kernels, torch
 for package in (act_engine, act_kernels):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+        if not module.name.startswith("act_kernels._"):  # libraries of ops, which are no Python modules
+            importlib.import_module(module.name)
 assert not torch.cuda.is_initialized()
 optional = {"nvidia.dali", "deepspeed", "timm", "torchvision", "pyautoattack", "matplotlib", "tyro", "sklearn"}
 heavy = optional & set(sys.modules)
