@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint setup clean
+.PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint docs setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -50,7 +50,12 @@ sanitize: $(VENV)/all.stamp
 gpu-check: $(VENV)/all.stamp
 	$(BIN)/python tests/gpu_check.py
 
-gpu-bench: $(VENV)/all.stamp
+gpu-# The pages of docs/ as a site in build/docs; a link that leads nowhere is an error.
+docs: $(VENV)/base.stamp
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]' --no-build-isolation
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --save-results --large
 	$(BIN)/python benchmarks/report.py --docs
 

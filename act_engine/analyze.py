@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from act_engine.config import AnalysisConfig
-from act_engine.config.command_line import read_options, user_errors
+from act_engine.config.command_line import own_arguments, read_options, user_errors
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
         options = read_options(Arguments, sys.argv[1:] if argv is None else argv, "torchrun -m act_engine.analyze")
-        if not options.get("runs"):
+        given = own_arguments(Arguments, options)
+        if not given.runs:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1:
@@ -51,16 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.runs.environment import pick_device
         from act_engine.runs.folder import check_output, write_json
 
-        output = Path(options.get("output", Arguments.output))
+        output = Path(given.output)
         check_output("--output", output, ("analysis.json", "analysis.png"))
         import_matplotlib()
-        world = connect(pick_device(options.get("device", "auto")))
+        world = connect(pick_device(given.device))
         analysis = analyze_runs(
-            [Path(run) for run in options["runs"]],
+            [Path(run) for run in given.runs],
             settings,
             world,
-            checkpoint=options.get("checkpoint", Arguments.checkpoint),
-            progress=options.get("progress", Arguments.progress),
+            checkpoint=given.checkpoint,
+            progress=given.progress,
         )
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "analysis.json", analysis)

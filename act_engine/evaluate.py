@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from act_engine.config import EvaluateConfig, from_mapping
-from act_engine.config.command_line import read_options, user_errors
+from act_engine.config.command_line import own_arguments, read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
 
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
         options = read_options(Arguments, sys.argv[1:] if argv is None else argv, "torchrun -m act_engine.evaluate")
-        if options.get("run") is None:
+        given = own_arguments(Arguments, options)
+        if given.run is None:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.runs.load import load_run, load_source
         from act_engine.training.effects import refuse_idle_evaluation
 
-        folder = Path(options["run"])
-        world = connect(pick_device(options.get("device", "auto")))
-        quick = options.get("quick", False)
+        folder = Path(given.run)
+        world = connect(pick_device(given.device))
+        quick, source = given.quick, given.source
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
         changes = {name: options[name] for name in names if name in options}
         with world.together():
@@ -73,20 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
             config = from_mapping({"evaluate": changes}, dataclasses.replace(config, evaluate=look))
             settings = config.evaluate
-            if options.get("source") is None:  # its images are made by PGD, whatever the attack
+            if source is None:  # its images are made by PGD, whatever the attack
                 refuse_idle_evaluation(config)
             check_evaluation(settings, config.model.num_classes)
             whole = settings.by_library
-            which = options.get("checkpoint", Arguments.checkpoint)
+            which = given.checkpoint
             place = options.get("data.path")
             run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which, data_path=place)
-            source = options.get("source")
             model = None if source is None else load_source(Path(source), run, world)
-        seed = options.get("seed")
-        seed = config.train.seed if seed is None else seed
+        seed = config.train.seed if given.seed is None else given.seed
     images = run.data.test.num_samples
     total = len(run.models) * min(settings.images or images, images)
-    kind = options.get("progress", Arguments.progress)
+    kind = given.progress
     try:
         with progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown:
             evaluation = evaluate_models(
@@ -98,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 world=world,
                 source=model,
                 state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
-                again=options.get("again", False),
+                again=given.again,
                 whole=whole,
                 on_batch=lambda count: shown.advance(count * world.size),
             )

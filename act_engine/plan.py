@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from act_engine.config import Config, from_mapping, read_recipe, read_yaml
-from act_engine.config.command_line import nested, read_options, user_errors
+from act_engine.config import Config
+from act_engine.config.command_line import (
+    COMMON,
+    chosen_config,
+    chosen_values,
+    own_arguments,
+    read_options,
+    user_errors,
+)
 from act_engine.planning.plan import plan
 
 
@@ -40,16 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
         words = sys.argv[1:] if argv is None else argv
-        options = read_options(Arguments, words, "python -m act_engine.plan", more_help=_objectives)
-        recipe, file = options.pop("recipe", None), options.pop("config", None)
-        if (recipe is None) == (file is None):
-            raise ValueError("--recipe or --config: give exactly one of the two, such as --recipe imagenet_resnet50")
-        config = from_mapping(nested(options), from_mapping(read_recipe(recipe) if recipe else read_yaml(file)))
-        gpus = options.get("gpus", Arguments.gpus)
+        options = read_options(
+            Arguments,
+            words,
+            "python -m act_engine.plan",
+            common=COMMON,
+            values=chosen_values,
+            more_help=_objectives,
+        )
+        config = chosen_config(options)
+        given = own_arguments(Arguments, options)
+        gpus = given.gpus
         if not gpus or min(gpus) < 1:
-            raise ValueError(f"--gpus: {list(gpus)} given; numbers of 1 or more, such as 1,8,64")
-        speed = _speed(options.get("images_per_second"), options.get("measured"))
-        print(plan(config, gpus=gpus, images=options.get("images"), images_per_second=speed))
+            raise ValueError(f"--gpus: got {list(gpus)}; allowed: numbers of 1 or more, such as 1,8,64")
+        speed = _speed(given.images_per_second, given.measured)
+        print(plan(config, gpus=gpus, images=given.images, images_per_second=speed))
     return 0
 
 
@@ -57,7 +69,7 @@ def _speed(given: float | None, folder: str | None) -> float | None:
     if given is not None and folder is not None:
         raise ValueError("--images-per-second and --measured: give at most one of the two")
     if given is not None and not given > 0:
-        raise ValueError(f"--images-per-second: {given} given; it must be above 0")
+        raise ValueError(f"--images-per-second: got {given}; allowed: above 0")
     if folder is None:
         return given
     metrics = Path(folder) / "metrics.jsonl"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from act_engine.config.command_line import read_options, user_errors
+from act_engine.config.command_line import own_arguments, read_options, user_errors
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _page(options: dict[str, Any]) -> int:
-    folders = [Path(run) for run in options.get("runs", ())]
+    given = own_arguments(Arguments, options)
+    folders = [Path(run) for run in given.runs]
     if not folders:
         raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
-    samples = options.get("samples", Arguments.samples)
+    samples = given.samples
     if samples < 8:
         raise ValueError(f"--samples: got {samples}; allowed: 8 or more")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -59,10 +60,10 @@ def _page(options: dict[str, Any]) -> int:
     import_matplotlib()
     for folder in folders:
         read_config(folder)
-    output = Path(options.get("output") or (folders[0] if len(folders) == 1 else "runs/report"))
+    output = Path(given.output or (folders[0] if len(folders) == 1 else "runs/report"))
     check_output("--output", output, ("report.html",))
-    world = connect(pick_device(options.get("device", "auto")))
-    checkpoint, shown = options.get("checkpoint", Arguments.checkpoint), options.get("progress", Arguments.progress)
+    world = connect(pick_device(given.device))
+    checkpoint, shown = given.checkpoint, given.progress
     runs = [measure_run(folder, world, samples, checkpoint=checkpoint, progress=shown) for folder in folders]
     print(write_report(runs, output))
     world.close()

@@ -1,12 +1,22 @@
 """Train a robust model: ``torchrun -m act_engine.train --recipe digits --output runs/digits [--group.field value]``."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from act_engine.config import Config, from_mapping, read_recipe, read_yaml
-from act_engine.config.command_line import nested, read_options, user_errors
+import yaml
+
+from act_engine.config import Config, to_mapping
+from act_engine.config.command_line import (
+    COMMON,
+    chosen_config,
+    chosen_values,
+    own_arguments,
+    read_options,
+    user_errors,
+)
 
 
 @dataclass(frozen=True)
@@ -25,22 +35,30 @@ class Arguments(Config):
     """Folder for everything the run writes; required."""
     profile: bool = False
     """Profile five steps: trace.json, profile.json and a table of the step's parts."""
+    print_config: bool = False
+    """Print the settings that the run would have, as YAML, and end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     with user_errors():
         words = sys.argv[1:] if argv is None else argv
-        options = read_options(Arguments, words, "torchrun -m act_engine.train", more_help=_objectives)
-        config = _config(options)
-        if options.get("output") is None:
+        prog = "torchrun -m act_engine.train"
+        options = read_options(Arguments, words, prog, common=COMMON, values=chosen_values, more_help=_objectives)
+        config = chosen_config(options)
+        given = own_arguments(Arguments, options)
+        if given.print_config:
+            if os.environ.get("RANK", "0") == "0":
+                print(yaml.safe_dump(to_mapping(config), sort_keys=False), end="")
+            return 0
+        if given.output is None:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
         from act_engine.training.trainer import NonFiniteLoss, NonFiniteWeights, Trainer
 
-        trainer = Trainer(config, Path(options["output"]), profile=options.get("profile", False))
+        trainer = Trainer(config, Path(given.output), profile=given.profile)
     try:
         return trainer.run()
     except (NonFiniteLoss, NonFiniteWeights, OSError) as error:
@@ -52,14 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProcessLost as error:
         print(f"error: {error}", file=sys.stderr)
     return 1
-
-
-def _config(options: dict) -> Config:
-    recipe, file = options.get("recipe"), options.get("config")
-    if (recipe is None) == (file is None):
-        raise ValueError("--recipe or --config: give exactly one of the two, such as --recipe digits")
-    base = read_recipe(recipe) if recipe is not None else read_yaml(file)
-    return from_mapping(nested(options), from_mapping(base))
 
 
 def _objectives() -> str:

@@ -8,7 +8,7 @@ import time
 import torch
 import torchattacks
 
-from act_kernels import pgd_step, random_start
+from act_kernels import pgd_step
 
 
 class FusedPGD(torchattacks.PGD):
@@ -16,7 +16,9 @@ class FusedPGD(torchattacks.PGD):
 
     def forward(self, images, labels):
         x, y = images.detach().to(self.device), labels.to(self.device)
-        x_adv = random_start(x, self.eps) if self.random_start else x
+        x_adv = x
+        if self.random_start:  # the library's own draw, so that a seed gives its images
+            x_adv = (x + torch.empty_like(x).uniform_(-self.eps, self.eps)).clamp(0, 1)
         for _ in range(self.steps):
             x_adv = x_adv.detach().requires_grad_()
             loss = torch.nn.functional.cross_entropy(self.get_logits(x_adv), y)

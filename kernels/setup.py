@@ -1,4 +1,4 @@
-"""Builds act_kernels' native libraries: `_cpu.so`, and `_cuda13.so` (or the torch's other major version of CUDA).
+"""Builds act_kernels' native libraries: `_cpu.stable.so`, and `_cuda13.stable.so` for a torch of CUDA 13.
 
 They use libtorch's stable ABI alone, and nothing of Python: one build serves every torch from 2.11 on and every Python.
 
@@ -53,7 +53,7 @@ class BuildLibraries(build_ext):
     """Compiles with the C++ compiler and nvcc, a file a process, whatever changed since the last time."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join(*fullname.split(".")) + ".so"
+        return os.path.join(*fullname.split(".")) + ".stable.so"  # no name of a Python module
 
     def build_extension(self, library: Library) -> None:
         try:

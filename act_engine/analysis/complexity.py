@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from act_engine.attack import AttackView, unit_range
 from act_engine.config import Config
-from act_engine.data import build_data
+from act_engine.data import build_data, find_source
 from act_engine.models import build_model, load_weights
 from act_engine.runs.methods import deployed_model
 from act_engine.training.trainer import Trainer
@@ -64,6 +64,10 @@ def fit_noise(config: Config, folder: Path, *, label_noise: float, classes: int 
     Raises:
         ValueError: the data set cannot be held in memory, or a setting does not fit it.
     """
+    if find_source(config.data.name).streamed:
+        raise ValueError(
+            f"--noise: got {label_noise} for a run on {config.data.name}; allowed: none, or images held in memory"
+        )
     noisy = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, classes=classes or config.data.classes, label_noise=label_noise),

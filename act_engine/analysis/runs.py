@@ -8,6 +8,7 @@ from typing import Any
 from act_engine.analysis.complexity import fit_noise, measure_norms
 from act_engine.analysis.compression import measure_compression
 from act_engine.analysis.flatness import measure_flatness
+from act_engine.attack import usual_step_size
 from act_engine.config import AnalysisConfig, Config
 from act_engine.evaluation import PGDAttack, adversarial_images, sample_images
 from act_engine.parallel import World
@@ -72,7 +73,7 @@ def analyze(
         return asdict(measure_compression(model, images, draws=settings.draws, seed=settings.seed))
 
     def flatness() -> dict[str, Any]:
-        attack = PGDAttack(eps, 2.5 * eps / PGD_STEPS, PGD_STEPS, 1, norm)
+        attack = PGDAttack(eps, usual_step_size(eps, PGD_STEPS), PGD_STEPS, 1, norm)
         adversarial = adversarial_images(model, images, labels, attack, seed=settings.seed)
         how = {"sigmas": settings.sigmas, "draws": settings.draws, "seed": settings.seed}
         kinds = {"clean": images, "adversarial": adversarial}

@@ -2,7 +2,7 @@
 
 from act_engine.attack.attack import Attack
 from act_engine.attack.frozen import frozen_eval, untouched
-from act_engine.attack.pgd import input_gradient, pgd
+from act_engine.attack.pgd import input_gradient, pgd, usual_step_size
 from act_engine.attack.pixels import Inputs, unit_range
 from act_engine.attack.start import first_iterate
 from act_engine.attack.view import AUTOCAST, AttackView, LiveView
@@ -19,4 +19,5 @@ __all__ = [
     "pgd",
     "unit_range",
     "untouched",
+    "usual_step_size",
 ]

@@ -39,6 +39,14 @@ def pgd(
     return x_start
 
 
+def usual_step_size(eps: float, steps: int) -> float:
+    """The length of a PGD step where none is given: 2.5 · eps / steps, which reaches past the ball's edge from within.
+
+    Madry et al. (arXiv 1706.06083) use 2.5 · eps / 100 for 100 steps.
+    """
+    return 2.5 * eps / steps
+
+
 def input_gradient(
     model: Callable[[Tensor], Tensor], x_adv: Tensor, logit_grad: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:

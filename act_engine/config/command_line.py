@@ -5,13 +5,21 @@ import os
 import sys
 import typing
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
-from act_engine.config import convert
+from act_engine.config import Config, convert, flat, from_mapping, read_recipe, read_yaml
+from act_engine.config.help import help_text, is_positional, settings_of
 from act_engine.config.reading import OPEN, open_field
 from act_engine.errors import nearest
+
+COMMON = (
+    *("objective.name", "data.name", "data.path", "data.batch_size", "model.name"),
+    *("attack.eps", "attack.steps", "optim.lr", "train.epochs", "evaluate.attack"),
+)
+"""The settings of a run that are given most often."""
 
 
 @contextmanager
@@ -24,6 +32,9 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # who reads our output has read enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (ValueError, OSError) as error:
         rank = os.environ.get("RANK", "0")
         if rank == "0" or _connected():
@@ -37,21 +48,46 @@ def _connected() -> bool:
 
 
 def read_options(
-    door: type, argv: Sequence[str], prog: str, *, more_help: Callable[[], str] | None = None
+    door: type,
+    argv: Sequence[str],
+    prog: str,
+    *,
+    common: Sequence[str] = (),
+    values: Callable[[dict[str, Any]], tuple[Mapping[str, Any], str]] | None = None,
+    more_help: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """The options given to a door, by dotted name, converted to the types of the dataclass `door`'s fields.
 
-    ``--name value``, ``--name=value``, for true also ``--name``; a field that is itself a dataclass has its fields as
-    ``--group.field``; one marked ``metadata={"positional": True}`` takes the word without a name, or all such words if
-    it is a tuple. ``--help`` prints every field, then what `more_help` returns, and exits.
+    ``--name value``, ``--name=value``, for true also ``--name``, for a list also ``--name a b c``; a field that is
+    itself a dataclass has its fields as ``--group.field``; one marked ``metadata={"positional": True}`` takes the word
+    without a name, or all such words if it is a tuple. ``--help [GROUP | SETTING | all]`` prints a page, and exits.
+
+    Args:
+        prog: the command.
+        common: the settings of groups that the short page of ``--help`` has.
+        values: from the other options, the values of settings by full name, for that page, and where they come from.
+        more_help: text at the end of ``--help all``.
 
     Raises:
         ValueError: an unknown option (the nearest name is suggested), a missing value, or a value that is not allowed.
     """
-    if "-h" in argv or "--help" in argv:
-        _print_help(door, prog, more_help)
-    known, opened = dict(_options(door)), tuple(_open_groups(door))
-    positional = next((f.name for f in dataclasses.fields(door) if f.metadata.get("positional")), None)
+    argv = list(argv)
+    place = next((at for at, word in enumerate(argv) if word in ("-h", "--help")), None)
+    if place is None:
+        return _parse(door, argv)
+    topic = argv[place + 1] if place + 1 < len(argv) and not argv[place + 1].startswith("--") else None
+    others = argv[:place] + argv[place + 1 + (topic is not None) :]
+    found, source = ({}, "their defaults") if values is None else values(_parse(door, others))
+    options = "[--SETTING VALUE …]"
+    usage = " ".join([prog, *(setting.word for setting in settings_of(door) if setting.positional), options])
+    print(help_text(door, usage, topic, found, common, source, "" if more_help is None else more_help()))
+    raise SystemExit(0)
+
+
+def _parse(door: type, argv: Sequence[str]) -> dict[str, Any]:
+    known = {setting.name: setting.kind for setting in settings_of(door)}
+    opened = tuple(_open_groups(door))
+    positional = next((field.name for field in dataclasses.fields(door) if is_positional(field)), None)
     options: dict[str, Any] = {}
     words = deque(argv)
     while words:
@@ -69,14 +105,65 @@ def read_options(
         if name.startswith(opened):
             known.setdefault(name, OPEN)
         if name not in known:
-            raise ValueError(f"--{name}: unknown option{nearest(name, list(known))}; --help lists them all")
+            raise ValueError(f"--{name}: unknown option{_suggest(name, list(known))}; --help all lists them")
         if not equals:
             alone = not words or words[0].startswith("--")
             if alone and known[name] is not bool:
                 raise ValueError(f"--{name}: a value is missing")
             value = "true" if alone else words.popleft()
+            if typing.get_origin(known[name]) is tuple:
+                numbers = typing.get_args(known[name])[0] in (int, float)
+                while words and (_is_number(words[0]) if numbers else _is_item(words[0], positional, options)):
+                    value += f",{words.popleft()}"
         options[name] = convert(value, known[name], f"--{name}")
     return options
+
+
+def _is_number(word: str) -> bool:
+    try:
+        convert(word, float, "")
+    except ValueError:
+        return False
+    return True
+
+
+def _is_item(word: str, positional: str | None, options: Mapping[str, Any]) -> bool:
+    """Whether a word after a list of texts goes on with it: it does once the words without a name have been given."""
+    return not word.startswith("--") and (positional is None or positional in options)
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    """The settings of that name in any group, or else the nearest."""
+    same = [option for option in known if option.rpartition(".")[2] == name]
+    if same:
+        return f"; did you mean {' or '.join(map(repr, same))}?"
+    return nearest(name, known)
+
+
+def chosen_config(options: dict[str, Any]) -> Config:
+    """The config of ``--recipe`` or ``--config``, with the other settings among `options` put over it.
+
+    Raises:
+        ValueError: neither or both of the two are given, or a setting is not allowed.
+    """
+    recipe, file = options.get("recipe"), options.get("config")
+    if (recipe is None) == (file is None):
+        raise ValueError("--recipe or --config: give exactly one of the two, such as --recipe digits")
+    base = read_recipe(recipe) if recipe is not None else read_yaml(file)
+    return from_mapping(nested(options), from_mapping(base))
+
+
+def chosen_values(options: dict[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The settings' values by full name as the other options have them, and where they come from, for ``--help``."""
+    if options.get("recipe") is None and options.get("config") is None:
+        return flat(from_mapping(nested(options))), "their defaults (--recipe NAME --help shows a recipe's)"
+    return flat(chosen_config(options)), f"the values of {options.get('recipe') or options.get('config')}"
+
+
+def own_arguments(door: type, options: dict[str, Any]) -> SimpleNamespace:
+    """The arguments of a door beside its groups of settings: those given, and for the others the defaults it states."""
+    own = [field for field in dataclasses.fields(door) if not dataclasses.is_dataclass(field.type)]
+    return SimpleNamespace(**{field.name: options.get(field.name, field.default) for field in own})
 
 
 def nested(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -89,45 +176,7 @@ def nested(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _options(door: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    types = typing.get_type_hints(door)
-    for name in (field.name for field in dataclasses.fields(door)):
-        if dataclasses.is_dataclass(types[name]):
-            yield from _options(types[name], f"{prefix}{name}.")
-        elif name != open_field(door):
-            yield prefix + name, types[name]
-
-
 def _open_groups(door: type) -> Iterator[str]:
     for name, kind in typing.get_type_hints(door).items():
         if dataclasses.is_dataclass(kind) and open_field(kind):
             yield f"{name}."
-
-
-def _print_help(door: type, prog: str, more: Callable[[], str] | None) -> None:
-    """Print every field with its explanation and default, and exit."""
-    import tyro
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()  # else a mapping would be an option for each of its keys
-
-    @registry.primitive_rule
-    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        kinds = (info.type, *typing.get_args(info.type))  # itself, or with null beside it
-        if not any(typing.get_origin(kind) is dict for kind in kinds):
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="{NAME: VALUE}",
-            instance_from_str=dict,
-            is_instance=lambda value: value is None or isinstance(value, dict),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    with registry:
-        try:
-            # What no option can give (a group's open field, what a config lies over) tyro takes as fixed, and hides.
-            tyro.cli(door, args=["--help"], prog=prog, config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed))
-        finally:
-            if more is not None:
-                print(more())

@@ -32,9 +32,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         ValueError: there is none of that name; the message lists those there are.
     """
     if name not in recipe_names():
-        raise ValueError(
-            f"--recipe: unknown recipe {name!r}{nearest(name, recipe_names())}; known: {', '.join(recipe_names())}"
-        )
+        raise ValueError(f"--recipe: got {name!r}; allowed: {', '.join(recipe_names())}{nearest(name, recipe_names())}")
     return _parse_yaml(
         resources.files("act_engine").joinpath("recipes", f"{name}.yaml").read_text("utf-8"), f"recipe {name}"
     )
@@ -106,7 +104,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Conf
     for group, values in mapping.items():
         if group not in groups:
             raise ValueError(
-                f"{group}: unknown group of settings{nearest(str(group), list(groups))}; known: {', '.join(groups)}"
+                f"{group}: no such group of settings; allowed: {', '.join(groups)}{nearest(str(group), list(groups))}"
             )
         require(
             isinstance(values, Mapping), group, values, f"a mapping of its fields: {', '.join(_types(groups[group]))}"
@@ -116,7 +114,7 @@ def from_mapping(mapping: Mapping[str, Any], base: Config | None = None) -> Conf
         for name in values:
             if name not in field_types and rest is None:
                 raise ValueError(
-                    f"{group}.{name}: unknown setting{_suggest(group, str(name))}; known: {', '.join(field_types)}"
+                    f"{group}.{name}: no such setting; allowed: {', '.join(field_types)}{_suggest(group, str(name))}"
                 )
         types = {name: field_types.get(name, OPEN) for name in values}
         converted = {name: convert(value, types[name], f"{group}.{name}") for name, value in values.items()}
@@ -181,7 +179,9 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         require(isinstance(given, Mapping) and all(isinstance(key, str) for key in given), setting, value, allowed)
         return _plain(given, setting)
     if origin is tuple:
-        items = value.strip("[]").split(",") if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = [] if value.lower() == "none" else value.strip("[]").split(",")
+        items = value
         require(isinstance(items, list | tuple), setting, value, "a list such as [60, 120]")
         return tuple(convert(item, arguments[0], setting) for item in items if item != "")
     if kind is bool:

@@ -23,9 +23,9 @@ class OrderedLoader(ABC):
         self, num_samples: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"data.batch_size: {batch_size} given; it must be at least 1")
+            raise ValueError(f"data.batch_size: got {batch_size}; allowed: 1 or more")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank: {rank} given; it must be in [0, {world_size})")
+            raise ValueError(f"rank: got {rank}; allowed: 0 to {world_size - 1}")
         if shuffle and batch_size * world_size > num_samples:
             raise ValueError(
                 f"data.batch_size: {batch_size} on each of {world_size} process(es) is more than the {num_samples} "

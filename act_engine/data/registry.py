@@ -8,7 +8,6 @@ A package from outside adds its own by an entry point of the group ``act_engine.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from act_engine.data.splits import Splits
+from act_engine.errors import nearest
 
 GROUP = "act_engine.data"
 BUILT_IN = ("digits", "textures", "cifar", "npz", "image_folder", "webdataset")  # modules of this package
@@ -94,7 +94,5 @@ def find_source(name: str) -> Source:
     """The data set called `name`; ValueError with the nearest name where there is none."""
     known = sources()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"data.name: got {name!r}; allowed: {', '.join(known)}{hint}")
+        raise ValueError(f"data.name: got {name!r}; allowed: {', '.join(known)}{nearest(name, list(known))}")
     return known[name]

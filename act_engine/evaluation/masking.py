@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from act_engine.attack import usual_step_size
 from act_engine.evaluation.accuracy import Accuracy
 from act_engine.evaluation.attacks import PGDAttack, Place, RandomNoise
 from act_engine.evaluation.premises import WatchedView
@@ -51,7 +52,7 @@ class RadiiProbe:
         noisy, guided = [survives], [survives]
         for radius in self.radii:
             noise = RandomNoise(radius, self.norm, draws=1, stream=0)
-            pgd = PGDAttack(radius, 2.5 * radius / self.steps, self.steps, 1, self.norm, self.loss)
+            pgd = PGDAttack(radius, usual_step_size(radius, self.steps), self.steps, 1, self.norm, self.loss)
             noisy.append(noise(view, x, y, noisy[-1], place)[-1])
             guided.append(pgd(view, x, y, guided[-1], place)[-1])
         return torch.stack([survives, *noisy[1:], *guided[1:]])

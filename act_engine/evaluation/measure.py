@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from act_engine.attack import AttackView
+from act_engine.attack import AttackView, usual_step_size
 from act_engine.config import AttackConfig, EvaluateConfig
 from act_engine.data import Loader
 from act_engine.evaluation.accuracy import Accuracy, evaluate
@@ -74,7 +74,7 @@ def evaluate_models(
             result is then the same for any number of processes.
     """
     eps, norm = settings.ball(attack)
-    step_size = 2.5 * eps / settings.steps if settings.step_size is None else settings.step_size
+    step_size = usual_step_size(eps, settings.steps) if settings.step_size is None else settings.step_size
     share = _Share(loader, settings.images, world, whole)
     attacked = settings.attack != "none"
     ours = norm in NORMS  # or the library's alone

@@ -67,7 +67,7 @@ def build_model(
         ValueError: an unknown name or option (with the nearest ones), or a value that does not fit.
     """
     if num_classes < 1:
-        raise ValueError(f"model.num_classes: {num_classes} given; it must be at least 1")
+        raise ValueError(f"model.num_classes: got {num_classes}; allowed: 1 or more")
     for setting, value, allowed in (("input", input, INPUTS), ("output", output, OUTPUTS)):
         if value not in allowed:
             raise ValueError(f"model.{setting}: got {value!r}; allowed: {', '.join(allowed)}")
@@ -125,7 +125,7 @@ def statistics(
         elif input == "normalized":
             mean, std = _timms_statistics(name, image_shape[0])
     if mean is not None and len(mean) != image_shape[0]:
-        raise ValueError(f"model.mean: {list(mean)} given; the images have {image_shape[0]} channel(s)")
+        raise ValueError(f"model.mean: got {list(mean)}; allowed: {image_shape[0]} values, one per channel")
     return mean, std
 
 

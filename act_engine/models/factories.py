@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from act_engine.errors import nearest
 from act_engine.models.layers import fields
-from act_engine.models.options import check_options, nearest, one_line, refused
+from act_engine.models.options import check_options, one_line, refused
 
 ENTRY_POINTS = "act_engine.models"
 """Group of entry points: name of the architecture = its factory, ``package.module:factory``."""
@@ -46,7 +47,7 @@ def import_factory(name: str) -> Callable[..., Any]:
         files = [path.stem for path in Path.cwd().glob("*.py")]
         raise ValueError(
             f"model.name: got {name!r}; no module {module_name!r} in the working directory or among what is installed"
-            f"{nearest(module_name, files)}"
+            f"{nearest(module_name, files, most=3)}"
         )
     try:
         factory = importlib.import_module(module_name)
@@ -56,7 +57,7 @@ def import_factory(name: str) -> Callable[..., Any]:
         known = [one for one, value in vars(factory).items() if callable(value) and not one.startswith("_")]
         factory = getattr(factory, part, None)
         if factory is None:
-            raise ValueError(f"model.name: got {name!r}; {module_name} has no {part!r}{nearest(part, known)}")
+            raise ValueError(f"model.name: got {name!r}; {module_name} has no {part!r}{nearest(part, known, most=3)}")
     if not _makes_modules(factory):
         raise ValueError(
             f"model.name: got {name!r}; allowed: a class derived from nn.Module, a function of a file in the working "

@@ -16,7 +16,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or any(value <= 0 for value in std):
-            raise ValueError(f"model.std: {list(std)} given; it needs {len(mean)} positive values, one a channel")
+            raise ValueError(f"model.std: got {list(std)}; allowed: {len(mean)} positive values, one per channel")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 

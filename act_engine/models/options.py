@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from act_engine.errors import nearest
 
 
 def check_options(name: str, options: Mapping[str, Any], known: Sequence[str], *, open_ended: bool = False) -> None:
@@ -14,7 +15,7 @@ def check_options(name: str, options: Mapping[str, Any], known: Sequence[str], *
         if option not in known and not open_ended:
             allowed = ", ".join(known) or "none"
             raise ValueError(
-                f"model.options.{option}: got {value!r}; allowed with {name}: {allowed}{nearest(option, known)}"
+                f"model.options.{option}: got {value!r}; allowed with {name}: {allowed}{nearest(option, known, most=3)}"
             )
 
 
@@ -33,9 +34,3 @@ def refused(name: str, options: Mapping[str, Any]) -> Iterator[None]:
 def one_line(error: Exception) -> str:
     """An exception's kind and message, on one line of bounded length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean 'a' or 'b'?`` for the closest of the known names, or nothing if none is close."""
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(repr(one) for one in close)}?" if close else ""

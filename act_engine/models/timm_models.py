@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from act_engine.errors import nearest
 from act_engine.models.conv_stem import convnext_stem, vit_stem
-from act_engine.models.options import check_options, nearest, refused
+from act_engine.models.options import check_options, refused
 
 ELSEWHERE = {
     "num_classes": "model.num_classes",
@@ -30,9 +31,9 @@ def require_timm(name: str, known: Sequence[str]) -> Any:
         import timm
     except ImportError:
         hint = '; timm\'s models need: pip install "act-engine[imagenet]"'
-        raise ValueError(f"model.name: unknown model {name!r}{nearest(name, known)}{hint}") from None
+        raise ValueError(f"model.name: unknown model {name!r}{nearest(name, known, most=3)}{hint}") from None
     if not timm.is_model(name):
-        raise ValueError(f"model.name: unknown model {name!r}{nearest(name, [*known, *timm.list_models()])}")
+        raise ValueError(f"model.name: unknown model {name!r}{nearest(name, [*known, *timm.list_models()], most=3)}")
     return timm
 
 

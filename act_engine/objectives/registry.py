@@ -102,7 +102,7 @@ def describe_objectives() -> str:
         defaults = {field.name: field.default for field in dataclasses.fields(kind)}
         for key, allowed in number_ranges(kind).items():
             text = f"{allowed}, by default {defaults[key]:g}; {allowed.meaning}".rstrip("; ")
-            option = f"    --objective.{key.replace('_', '-')}  "
+            option = f"    --objective.{key}  "
             lines += textwrap.wrap(option + text, 100, subsequent_indent=" " * 8)
     return "\n".join(lines)
 

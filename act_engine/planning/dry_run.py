@@ -23,7 +23,7 @@ BATCHES = (2, 4)  # two, to tell what grows with the batch from what does not
 class Step:
     """What one training step costs, for one image and for the models themselves."""
 
-    parameters: dict[str, int]  # of each trained model
+    parameter_sizes: dict[str, list[int]]  # elements of each parameter of each trained model
     buffer_bytes: int  # of all models: BatchNorm's statistics, and all of a frozen teacher
     train_passes: dict[str, int]  # forward and backward passes of each model, an image
     clean_passes: int  # forward passes that the objective makes for its attack's target alone
@@ -31,6 +31,11 @@ class Step:
     attack_flops: int  # an image and attack step: forward and input gradient
     activation_bytes: float  # an image, at the step's peak
     fixed_bytes: float  # held at that peak whatever the batch: weights in the autocast dtype
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """The number of parameters of each trained model."""
+        return {name: sum(sizes) for name, sizes in self.parameter_sizes.items()}
 
 
 def measure_step(
@@ -52,7 +57,7 @@ def measure_step(
         small, large = (_measure(objective, models, image_shape, batch, autocast) for batch in BATCHES)
         growth = (large.held - small.held) / (BATCHES[1] - BATCHES[0])
         return Step(
-            parameters={name: sum(p.numel() for p in models[name].parameters()) for name in objective.trains},
+            parameter_sizes={name: [p.numel() for p in models[name].parameters()] for name in objective.trains},
             buffer_bytes=sum(b.nbytes for model in models.values() for b in model.buffers())
             + sum(p.nbytes for name in objective.frozen for p in models[name].parameters()),
             train_passes={

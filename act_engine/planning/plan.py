@@ -8,9 +8,8 @@ from act_engine.config import Config
 from act_engine.data import data_facts
 from act_engine.models import build_model
 from act_engine.planning.dry_run import Step, measure_step
+from act_engine.planning.memory import training_memory
 from act_engine.runs.methods import method_of
-
-FLOAT_BYTES = 4  # weights, gradients and the optimizer's tensors are float32 whatever the precision of the passes
 
 
 def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_second: float | None) -> str:
@@ -54,23 +53,30 @@ def plan(config: Config, *, gpus: Sequence[int], images: int | None, images_per_
 
 
 def _memory_table(config: Config, step: Step, gpus: Sequence[int]) -> list[str]:
-    parameters = sum(step.parameters.values()) * FLOAT_BYTES
-    copies = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
+    """What `training_memory` says of every strategy and number of GPUs, with the batch's activations."""
+    state = {"state_tensors": 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)}
     activations = step.fixed_bytes + step.activation_bytes * config.data.batch_size
-    total = parameters * (2 + copies) + step.buffer_bytes + activations
-    unit, unit_bytes = ("GiB", 2**30) if total >= 2**30 else ("MiB", 2**20)
-    rows = [("strategy", "GPUs", "weights", "gradients", "optimizer", "activations", "total")]
+    costs = []
     for stage in range(4):
+        strategy, name = ("deepspeed", f"ZeRO {stage}") if stage else ("ddp", "whole")
         for count in gpus:
             if stage and count == 1:
                 continue  # nothing to share
-            weights = parameters / (count if stage >= 3 else 1) + step.buffer_bytes
-            gradients = parameters / (count if stage >= 2 else 1)
-            optimizer = copies * parameters / (count if stage >= 1 else 1)
-            parts = (weights, gradients, optimizer, activations)
-            strategy = f"ZeRO {stage}" if stage else "whole"
-            rows.append((strategy, str(count), *(f"{part / unit_bytes:.2f}" for part in (*parts, sum(parts)))))
-    return [f"memory a GPU, {unit} (workspaces and fragmentation come on top):", *_table(rows)]
+            models = [
+                training_memory(sizes, strategy, count, zero_stage=stage, **state)
+                for sizes in step.parameter_sizes.values()
+            ]
+            weights = sum(model.parameters for model in models) + step.buffer_bytes
+            gradients, optimizer, buckets = (
+                sum(getattr(model, part) for model in models) for part in ("gradients", "optimizer", "buffers")
+            )
+            costs.append((name, count, (weights, gradients, optimizer, buckets, activations)))
+    unit, unit_bytes = ("GiB", 2**30) if sum(costs[0][2]) >= 2**30 else ("MiB", 2**20)
+    rows = [("strategy", "GPUs", "weights", "gradients", "optimizer", "buckets", "activations", "total")]
+    for name, count, parts in costs:
+        rows.append((name, str(count), *(f"{part / unit_bytes:.2f}" for part in (*parts, sum(parts)))))
+    note = "the attack's copy of the robust model, workspaces and fragmentation come on top"
+    return [f"memory a GPU, {unit} ({note}):", *_table(rows)]
 
 
 def _cost_table(

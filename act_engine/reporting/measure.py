@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import AttackView
+from act_engine.attack import AttackView, usual_step_size
 from act_engine.config import Config
 from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, sample_images
 from act_engine.parallel import World
@@ -161,7 +161,7 @@ def make_examples(model: nn.Module, images: Tensor, labels: Tensor, attack: PGDA
 
 
 def _pgd(eps: float, steps: int, norm: str) -> PGDAttack:
-    return PGDAttack(eps, 2.5 * eps / steps, steps, restarts=1, norm=norm)
+    return PGDAttack(eps, usual_step_size(eps, steps), steps, restarts=1, norm=norm)
 
 
 def _read(path: Path) -> dict[str, Any]:

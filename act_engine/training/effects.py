@@ -129,7 +129,6 @@ NEEDS: dict[str, Need] = {
         lambda run: run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3 and run.attacks,
     ),
     "parallel.sync_batchnorm": PROCESSES,
-    "parallel.timeout": PROCESSES,
     "evaluate.version": LIBRARY,
     "evaluate.loss": PGD,
     "evaluate.targets": PGD,
@@ -138,8 +137,10 @@ NEEDS: dict[str, Need] = {
     "evaluate.step_size": PGD,
     "evaluate.check_masking": PGD,
 }
-"""By setting: what it needs, in words and as a condition. A setting that is not here has an effect in every run; those
-of the data are refused by `build_data`, and an objective's own numbers by `build_objective`."""
+"""By setting: what it needs, in words and as a condition.
+
+A setting that is not here has an effect in every run, but for parallel.timeout, which one command gives for any number
+of processes. Those of the data are refused by `build_data`, an objective's own numbers by `build_objective`."""
 
 
 def refuse_idle_evaluation(config: Config) -> None:

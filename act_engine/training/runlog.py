@@ -9,6 +9,7 @@ from typing import Any
 
 from act_engine.progress import Kind, duration, progress
 from act_engine.runs.folder import METRICS
+from act_engine.training.board import Board
 
 
 class RunLog:
@@ -32,13 +33,12 @@ class RunLog:
         header: Sequence[str] = (),
         kind: Kind = "auto",
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         path = folder / METRICS
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
         path.write_text("".join(kept), "utf-8")
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._board = Board(folder, purge_step=first_step + 1)
+        self._board.describe(folder)
         self._first_step, self._epochs = first_step, epochs
         self._progress = progress(kind, total_steps, unit="step", what="training", done=first_step, rated=False)
         for line in header:
@@ -52,9 +52,7 @@ class RunLog:
         """Write one record; it has ``step`` and any other numbers."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in record.items():
-            if name != "step":
-                self._board.add_scalar(name, value, record["step"])
+        self._board.write(record)
         self._progress.show(self._figures(record), always=any(name.endswith("_accuracy") for name in record))
 
     def _figures(self, record: dict[str, Any]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from act_engine.runs.data import check_data
 from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_output, check_run, open_run, write_json
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
+from act_engine.training.board import Board
 from act_engine.training.build import (
     check_given,
     chosen_by,
@@ -406,4 +407,7 @@ class Trainer:
         self._exported = {name: models[name] for name in self.learners}
         if world.is_main:
             write_json(self.output / EVALUATION, self.evaluation)
+            board = Board(self.output)
+            board.write_evaluation(self.evaluation, self.step)
+            board.close()
             print(f"\n{format_table(self.evaluation)}\nrun folder: {self.output}")

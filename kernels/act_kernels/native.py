@@ -1,7 +1,8 @@
 """The native backend: vectorised C++ on the CPU and CUDA on the GPU, from the libraries built of csrc/.
 
-The libraries register their kernels as the ops `NAME.native` (see ops.py), through libtorch's stable ABI: `_cpu.so`,
-and `_cuda12.so` or `_cuda13.so` for the torch's own version of CUDA. Each is loaded when it is first asked for.
+The libraries register their kernels as the ops `NAME.native` (see ops.py), through libtorch's stable ABI:
+`_cpu.stable.so`, and `_cuda12.stable.so` or `_cuda13.stable.so` for the torch's own version of CUDA. Each is loaded
+when it is first asked for.
 """
 
 import ctypes
@@ -20,7 +21,7 @@ _ops = torch.ops.act_kernels
 def library(device: str) -> ctypes.CDLL | str:
     """The library for a device type ("cpu", "cuda"), loaded; or the reason why there is none."""
     name = "_cpu" if device == "cpu" else f"_cuda{(torch.version.cuda or '').split('.')[0]}"
-    path = _FOLDER / f"{name}.so"
+    path = _FOLDER / f"{name}.stable.so"
     if device not in ("cpu", "cuda"):
         return f"no native kernels for device {device}"
     if device == "cuda" and torch.version.cuda is None:

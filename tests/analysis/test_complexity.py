@@ -108,5 +108,5 @@ def test_a_network_fitted_on_noise_is_more_complex_than_a_regularised_one(tmp_pa
 
 def test_folders_of_images_cannot_have_their_labels_replaced(tmp_path):
     config = from_mapping({"data": {"name": "image_folder", "train_samples": None}}, _config("natural"))
-    with pytest.raises(ValueError, match=r"data\.label_noise"):
+    with pytest.raises(ValueError, match=r"--noise: got 0\.5 for a run on image_folder; allowed: none"):
         fit_noise(config, tmp_path / "run", label_noise=0.5, classes=None, epochs=1)

@@ -12,7 +12,7 @@ from act_engine.parallel import World
 from act_engine.training.resolve import resolve
 
 CASES = {
-    "unknown recipe": (["--recipe", "digit"], ["--recipe", "'digit'", "did you mean 'digits'", "known: "]),
+    "unknown recipe": (["--recipe", "digit"], ["--recipe", "'digit'", "did you mean 'digits'", "allowed: "]),
     "no recipe": ([], ["--recipe or --config"]),
     "unknown option": (["--recipe", "digits", "--attack.stepz", "3"], ["--attack.stepz", "'attack.steps'"]),
     "unknown objective": (["--recipe", "digits", "--objective.name", "trade"], ["objective.name", "'trade'", "trades"]),

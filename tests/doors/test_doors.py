@@ -30,7 +30,7 @@ for package in (act_engine, act_kernels):
         if not module.name.startswith("act_kernels._"):  # libraries of ops, which are no Python modules
             importlib.import_module(module.name)
 assert not torch.cuda.is_initialized()
-optional = {"nvidia.dali", "deepspeed", "timm", "torchvision", "pyautoattack", "matplotlib", "tyro", "sklearn"}
+optional = {"nvidia.dali", "deepspeed", "timm", "torchvision", "pyautoattack", "matplotlib", "sklearn"}
 heavy = optional & set(sys.modules)
 assert not heavy, heavy
 """

@@ -75,9 +75,9 @@ def test_normalisation_is_the_first_layer():
     ("options", "message"),
     [
         ({"mean": (0.5,)}, "model.mean and model.std: give both or neither"),
-        ({"mean": (0.5,), "std": (0.5,)}, r"model.mean: \[0.5\] given; the images have 3 channel"),
-        ({"mean": (0.5,) * 3, "std": (0.5, 0.0, 0.5)}, "model.std: .* needs 3 positive values"),
-        ({"num_classes": 0}, "model.num_classes: 0 given"),
+        ({"mean": (0.5,), "std": (0.5,)}, r"model.mean: got .*; allowed: 3 values"),
+        ({"mean": (0.5,) * 3, "std": (0.5, 0.0, 0.5)}, "model.std: got .*; allowed: 3 positive values"),
+        ({"num_classes": 0}, "model.num_classes: got 0; allowed: 1 or more"),
     ],
 )
 def test_settings_that_cannot_be(options: dict, message: str):

@@ -16,7 +16,7 @@ from act_engine import evaluate, train
 from act_engine.models import build_model, describe_model, load_model
 from act_engine.parallel import World
 from act_engine.runs.folder import read_config
-from act_engine.runs.load import load_models
+from act_engine.runs.load import load_models, weights_of
 from act_engine.training.checkpoint import export_weights
 
 ARCHITECTURES = [
@@ -108,7 +108,7 @@ def test_a_run_of_a_users_model_and_what_comes_of_its_file(users_file, capsys):
     world = World(0, 1, torch.device("cpu"), 60.0)
     config = read_config(folder)
     assert config.model.options == {"width": 8}
-    assert torch.equal(load_models(folder, config, (1, 8, 8), world)["robust"](images), model(images))
+    assert torch.equal(load_models(weights_of(folder), config, (1, 8, 8), world)["robust"](images), model(images))
 
 
 def test_a_run_starts_from_foreign_weights_and_says_how(tmp_path, capsys):

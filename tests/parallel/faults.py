@@ -21,7 +21,7 @@ from worlds import import_all
 
 from act_engine import train
 from act_engine.training import checkpoint
-from act_engine.training.trainer import Trainer
+from act_engine.training.step import TrainingStep
 
 Process = get_context("fork").Process
 SETTINGS = {
@@ -43,14 +43,14 @@ def at(step: int, rank: int, act: Callable) -> Callable[[], None]:
     """What a process does before it starts: let `act` happen at a step of a rank; it may change the batch."""
 
     def prepare() -> None:
-        original = Trainer.train_step
+        original = TrainingStep.__call__
 
         def train_step(self, *batch):
-            if self.step == step and self.world.rank == rank:
+            if self.steps_taken == step and self.rank == rank:
                 batch = act(*batch) or batch
             return original(self, *batch)
 
-        Trainer.train_step = train_step
+        TrainingStep.__call__ = train_step
 
     return prepare
 
@@ -91,7 +91,7 @@ def die_at_event(number: int, rank: int) -> Callable[[], None]:
 
             setattr(owner, name, watched)
 
-        watch(Trainer, "train_step")
+        watch(TrainingStep, "__call__")
         for name in ("save_file", "_digest", "_sync"):
             watch(checkpoint, name)
         watch(checkpoint.os, "replace")

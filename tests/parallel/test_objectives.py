@@ -21,6 +21,7 @@ from act_engine.config import from_mapping
 from act_engine.data.digits import digits
 from act_engine.learners import deployed
 from act_engine.learners.zero import import_deepspeed
+from act_engine.objectives import objectives
 from act_engine.training import build
 from act_engine.training.trainer import Trainer
 
@@ -66,14 +67,16 @@ def test_the_switches_change_what_is_learnt(worlds):
 
 
 def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
+    kind = objectives()[objective["name"]]
+    recomputed = strategy == "ddp" and "natural" in kind.trains
     config = from_mapping(
         {
             "objective": objective,
             "attack": {"norm": "l2", "eps": 1.0, "step_size": 0.4, "steps": 2},
             "data": {"name": "digits", "batch_size": BATCH // size},
-            "model": {"teacher_weights": str(folder / "teacher.pt")},
+            "model": {"teacher_weights": str(folder / "teacher.pt")} if kind.frozen else {},
             "optim": {"lr": 0.1, "schedule": "constant"},
-            "train": {"epochs": 1, "device": "cpu", "recompute_natural": strategy == "ddp"},
+            "train": {"epochs": 1, "device": "cpu", "recompute_natural": recomputed},
             "parallel": PARALLEL[strategy],
         }
     )

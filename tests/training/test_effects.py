@@ -128,7 +128,7 @@ def test_every_setting_is_refused_or_part_of_the_resolved_run(
     assert ("model.natural_weights" in refused) == ("natural" not in kind.trains)
     assert ("model.teacher_name" in refused) == ("teacher" not in kind.frozen)
     assert ("parallel.zero_stage" in refused) == (strategy != "deepspeed")
-    assert ("parallel.timeout" in refused) == (strategy == "single")
+    assert "parallel.sync_batchnorm" in refused  # by one process, or on the CPU
 
 
 @pytest.mark.parametrize("name", sources())
