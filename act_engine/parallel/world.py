@@ -54,6 +54,13 @@ class World:
         dist.all_gather(gathered, values, group=self.control)
         return torch.stack(gathered)
 
+    def from_main(self, text: str) -> str:
+        """Rank 0's `text`, of at most 256 bytes in UTF-8; a collective."""
+        padded = torch.zeros(256, dtype=torch.uint8)
+        padded[: len(text.encode())] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        row = self.gather(padded)[0]
+        return bytes(row[row != 0].tolist()).decode()
+
     def total(self, counts: Sequence[int]) -> list[int]:
         """The sum of whole numbers over all ranks; waits for the slowest rank as long as it takes."""
         if self.size == 1:
@@ -137,8 +144,14 @@ def connect(device: torch.device, *, timeout: float = 600.0, distributed: bool =
         distributed: initialise torch.distributed even for a single process (DeepSpeed needs it).
 
     Raises:
-        ValueError: more GPU processes on this machine than GPUs.
+        ValueError: more GPU processes on this machine than GPUs; or several processes without torchrun's variables.
     """
+    launched = max(int(os.environ.get(name) or 1) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    if launched > 1 and "RANK" not in os.environ:
+        raise ValueError(
+            f"RANK: got none in {launched} processes that srun or mpirun started; allowed: one torchrun on each node, "
+            "which starts its processes: srun --ntasks-per-node 1 torchrun --nproc-per-node GPUS …"
+        )
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cuda":
         processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()

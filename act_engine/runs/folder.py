@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import yaml
 
 from act_engine.config import Config, from_mapping, read_yaml, to_mapping
+from act_engine.runs.lock import LOCK, Lock
+from act_engine.runs.writing import is_leftover, whole_file
 
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
 DATA = "data.json"
@@ -77,26 +80,32 @@ def check_run(folder: Path, config: Config) -> None:
             raise ValueError(
                 f"--output: {str(folder)!r} holds a run with other settings ({difference}); choose another folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not all(file.name == LOCK or is_leftover(file) for file in folder.iterdir()):
         raise ValueError(f"--output: {str(folder)!r} holds files, but no run; choose a new or empty folder")
 
 
-def open_run(folder: Path, config: Config, environment: dict[str, Any], data: dict[str, Any]) -> None:
-    """Make the folder, which `check_run` found fit, or refresh what it says about the run.
+def open_run(folder: Path, config: Config, environment: dict[str, Any], data: dict[str, Any]) -> Lock:
+    """Make the folder, which `check_run` found fit, or refresh what it says about the run; returns its lock.
 
     Raises:
+        ValueError: another process writes there.
         OSError: it cannot be written.
     """
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    lock = None
     try:
+        lock = Lock(folder)
         write_text(folder / CONFIG, yaml.safe_dump(to_mapping(config), sort_keys=False))
         write_json(folder / ENVIRONMENT, environment)
         write_json(folder / DATA, data)
     except OSError:
+        if lock is not None:
+            lock.release()
         if not existed:
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
         raise
+    return lock
 
 
 def read_config(folder: Path) -> Config:
@@ -130,10 +139,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    """Write a text file atomically; OSError says which and why."""
+    with whole_file(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from act_engine.models import describe_model
 from act_engine.models.finite import non_finite
+from act_engine.runs.writing import sync, whole_file
 
 MANIFEST = "manifest.json"
 ADVICE = "Try a lower optim.lr, optim.clip_norm or train.precision float32, and look for bad images"
@@ -102,20 +103,21 @@ def save(
     root.mkdir(parents=True, exist_ok=True)
     final, partial = root / f"step-{step}", root / f".step-{step}.partial"
     for left in root.glob(".step-*"):  # by a process that was killed
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)  # what cannot be deleted is in nobody's way
     partial.mkdir()
     try:
         for stem, group in tensors.items():
-            save_file(dict(group), partial / f"{stem}.safetensors")
+            with whole_file(partial / f"{stem}.safetensors") as file:
+                save_file(dict(group), file)
         (partial / "state.json").write_text(json.dumps(values), "utf-8")
         digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
         for path in [*partial.iterdir(), partial]:
-            _sync(path)
+            sync(path)
         if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
             os.replace(final, root / f".step-{step}.old")
         os.replace(partial, final)
-        _sync(root)
+        sync(root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -125,7 +127,7 @@ def save(
     for old in later + [p for p in older if _step(p) not in forever]:
         aside = root / f".{old.name}.old"
         os.replace(old, aside)  # at once: a kill must not leave half a checkpoint under its name
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
@@ -175,12 +177,10 @@ def export_weights(path: Path, state: Tensors, metadata: Mapping[str, str] | Non
         NonFiniteWeights: it holds NaN or infinities; there is no file then.
     """
     require_finite(state, f"{path.name}: the model's")
-    partial = path.with_name(f".{path.name}.partial")
     # Copies: safetensors takes no two tensors that share storage.
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
-    save_file(copies, partial, None if metadata is None else dict(metadata))
-    _sync(partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file(copies, partial, None if metadata is None else dict(metadata))
 
 
 def save_model(
@@ -247,11 +247,3 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

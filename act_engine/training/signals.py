@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to end after the step under way."""
+"""SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 as a request to end after the step under way."""
 
 import signal
 import time
@@ -7,16 +7,20 @@ from contextlib import contextmanager
 from typing import Any
 
 REPEAT = 2.0  # seconds
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Schedulers warn of a job's end with any of the last four; a closed terminal sends SIGHUP."""
 
 
 @contextmanager
 def caught_signals() -> Iterator[list[signal.Signals]]:
-    """The first SIGINT or SIGTERM received inside; another one, REPEAT seconds later or more, acts as it did before.
+    """The first signal of CAUGHT received inside; another one, REPEAT seconds later or more, acts as it did before.
 
     Sooner it is the same one: from the terminal and from torchrun, which passes on what it gets.
     """
     received: list[signal.Signals] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in CAUGHT}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # by nohup: the run is to outlive its terminal
+        del before[signal.SIGHUP]
     first = 0.0
 
     def note(number: int, frame: Any) -> None:

@@ -22,6 +22,7 @@ from act_engine.progress import progress
 from act_engine.runs import environment
 from act_engine.runs.data import check_data
 from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_output, check_run, open_run, write_json
+from act_engine.runs.lock import Lock, require_shared
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
 from act_engine.training.board import Board
@@ -132,7 +133,11 @@ class Trainer:
             print(f"going on after step {resumed} of {self.total_steps} in {self.output}")
         with world.together():
             if world.is_main:
-                open_run(self.output, config, environment.describe(world.device), describe_data(self.data))
+                self._lock = open_run(self.output, config, environment.describe(world.device), describe_data(self.data))
+        token = world.from_main("" if self._lock is None else self._lock.token)
+        with world.together():  # each rank for itself: a folder of that name on each node would lose the results
+            if not world.is_main:
+                require_shared(self.output, token)
 
     def _check_models(self, trained: Mapping[str, nn.Module]) -> None:
         """Find out before the first step whether every model takes the data's images, in training too."""
@@ -163,12 +168,13 @@ class Trainer:
         return self._exported
 
     _exported: dict[str, nn.Module] | None = None
+    _lock: Lock | None = None  # of rank 0
 
     def run(self) -> int:
         """Train from wherever the run stands, export and evaluate the models; returns the exit code.
 
-        SIGINT and SIGTERM, on any rank, end the run on all of them after the same step, with a checkpoint and exit code
-        128 + signal.
+        A signal of `act_engine.training.signals.CAUGHT`, on any rank, ends the run on all of them after the same step,
+        with a checkpoint and exit code 128 + signal.
 
         Raises:
             NonFiniteLoss, NonFiniteWeights: the checkpoints before are left as they were.
@@ -182,6 +188,8 @@ class Trainer:
                     self._finish()
         finally:
             self.saving.join()
+            if self._lock is not None:
+                self._lock.release()
         self.world.close()
         return code
 
