@@ -12,6 +12,7 @@ import yaml
 
 from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 from act_engine.runs.lock import LOCK, Lock
+from act_engine.runs.reading import read_json
 from act_engine.runs.writing import is_leftover, whole_file
 
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
@@ -119,7 +120,10 @@ def measured_once(path: Path, key: dict[str, Any], measure: Callable[[], Any]) -
     """The JSON value that `measure` gave for this `key`: out of `path` if it holds that one, or else written there."""
     key = json.loads(json.dumps(key))  # as it will be read back
     if path.exists():
-        kept = json.loads(path.read_text("utf-8"))
+        try:
+            kept = read_json(path, ("of", "measured"))
+        except ValueError:  # torn, or none of ours: it is measured anew
+            kept = {"of": None}
         if kept["of"] == key:
             return kept["measured"]
     value = json.loads(json.dumps(measure()))

@@ -164,8 +164,15 @@ def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None if every file is there and has its recorded digest."""
     try:
         digests = json.loads((folder / MANIFEST).read_text("utf-8"))
+        # Its word is not taken for where its files lie.
+        outside = [name for name in digests if Path(name).name != name or name == ".."]
+        if outside:
+            return f"unreadable ({outside[0]!r} is no file of it)"
+        if "state.json" not in digests:
+            return "unreadable (no state.json)"
         wrong = [name for name, digest in digests.items() if _digest(folder / name) != digest]
-    except (OSError, ValueError, AttributeError) as error:
+        wrong += sorted({file.name for file in folder.glob("*.safetensors")} - digests.keys())  # a stray one
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return f"unreadable ({error})"
     return f"corrupt ({', '.join(wrong)})" if wrong else None
 
