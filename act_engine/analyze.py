@@ -48,9 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.analysis import analyze_runs
         from act_engine.parallel import connect
         from act_engine.reporting.analysis import format_table, plot_analysis
+        from act_engine.reporting.plotting import import_matplotlib
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import write_json
+        from act_engine.runs.folder import check_output, write_json
 
+        output = Path(given.output)
+        check_output("--output", output, ("analysis.json", "analysis.png"))
+        import_matplotlib()
         world = connect(pick_device(given.device))
         analysis = analyze_runs(
             [Path(run) for run in given.runs],
@@ -59,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint=given.checkpoint,
             progress=given.progress,
         )
-        output = Path(given.output)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "analysis.json", analysis)
         (output / "analysis.png").write_bytes(plot_analysis(analysis))

@@ -1,6 +1,8 @@
 """Evaluate a finished run: ``torchrun -m act_engine.evaluate runs/digits --attack pgd --steps 100 --restarts 5``."""
 
 import dataclasses
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,20 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
-        from act_engine.parallel import connect
+        from act_engine.parallel import ProcessLost, connect
         from act_engine.progress import progress
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import MEASURED, evaluation_file, read_config, write_json
+        from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config, write_json
         from act_engine.runs.load import load_run, load_source
         from act_engine.training.effects import refuse_idle_evaluation
 
         folder = Path(given.run)
-        world = connect(pick_device(given.device))
+        world = connect(pick_device(given.device), timeout=read_config(folder).parallel.timeout)
         quick, source = given.quick, given.source
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
         changes = {name: options[name] for name in names if name in options}
         with world.together():
             config = read_config(folder)
+            if not quick and world.is_main:
+                check_output("RUN", folder, (evaluation_file(options.get("checkpoint", Arguments.checkpoint)),))
             look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
             config = from_mapping({"evaluate": changes}, dataclasses.replace(config, evaluate=look))
             settings = config.evaluate
@@ -85,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     total = len(run.models) * min(settings.images or images, images)
     kind = given.progress
     try:
-        with progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown:
+        with world.watched(), progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown:
             evaluation = evaluate_models(
                 run.models,
                 run.data.test,
@@ -102,6 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ProcessLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)  # at once: the lost process's groups would abort this one (SIGABRT) as they are taken down
+    except KeyboardInterrupt:
+        if world.is_main:
+            print("stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
     if source is not None:
         evaluation["source"] = source
     if world.is_main:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from act_engine.config.command_line import (
     user_errors,
 )
 from act_engine.planning.plan import plan
+from act_engine.runs.reading import read_records
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _speed(given: float | None, folder: str | None) -> float | None:
     metrics = Path(folder) / "metrics.jsonl"
     if not metrics.is_file():
         raise ValueError(f"--measured: {folder} holds no metrics.jsonl; give the folder of a run that has trained")
-    records = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    records = read_records(metrics)
     speeds = [record["images_per_second"] for record in records if "images_per_second" in record]
     if not speeds:
         raise ValueError(f"--measured: {metrics} holds no images_per_second yet; let the run log a few steps")

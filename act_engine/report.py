@@ -53,13 +53,19 @@ def _page(options: dict[str, Any]) -> int:
     from act_engine.parallel import connect
     from act_engine.reporting.measure import measure_run
     from act_engine.reporting.page import write_report
+    from act_engine.reporting.plotting import import_matplotlib
     from act_engine.runs.environment import pick_device
+    from act_engine.runs.folder import check_output, read_config
 
+    import_matplotlib()
+    for folder in folders:
+        read_config(folder)
+    output = Path(given.output or (folders[0] if len(folders) == 1 else "runs/report"))
+    check_output("--output", output, ("report.html",))
     world = connect(pick_device(given.device))
     checkpoint, shown = given.checkpoint, given.progress
     runs = [measure_run(folder, world, samples, checkpoint=checkpoint, progress=shown) for folder in folders]
-    default = folders[0] if len(folders) == 1 else Path("runs/report")
-    print(write_report(runs, Path(given.output or default)))
+    print(write_report(runs, output))
     world.close()
     return 0
 

@@ -47,12 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = Arguments(**options)
         _check(arguments)
         # After the arguments: a typo need not wait for torch.
-        from act_engine.runs.folder import write_json
+        from act_engine.evaluation.autoattack import import_autoattack
+        from act_engine.reporting.plotting import import_matplotlib
+        from act_engine.runs.folder import check_output, write_json
         from act_engine.studies.run import run_study
         from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 
         study = STUDIES[arguments.study]
         output = Path(arguments.output or f"runs/study-{arguments.study}")
+        results = Path(arguments.results or output)
+        check_output("--output", output)
+        check_output("--results", results, (f"{arguments.study}.json", f"{arguments.study}.png"))
+        import_matplotlib()
+        import_autoattack()
         try:
             result = run_study(
                 arguments.study,
@@ -68,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RuntimeError as error:  # of a training; what is finished is kept
             print(f"error: {error}", file=sys.stderr)
             return 1
-        results = Path(arguments.results or output)
         results.mkdir(parents=True, exist_ok=True)
         write_json(results / f"{arguments.study}.json", result)
         (results / f"{arguments.study}.png").write_bytes(plot_study(result))

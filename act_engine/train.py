@@ -1,6 +1,7 @@
 """Train a robust model: ``torchrun -m act_engine.train --recipe digits --output runs/digits [--group.field value]``."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,19 +57,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import PremiseError
         from act_engine.parallel import ProcessLost
-        from act_engine.training.trainer import NonFiniteLoss, Trainer
+        from act_engine.training.trainer import NonFiniteLoss, NonFiniteWeights, Trainer
 
         trainer = Trainer(config, Path(given.output), profile=given.profile)
     try:
         return trainer.run()
-    except (NonFiniteLoss, OSError) as error:
+    except KeyboardInterrupt:  # before or after the steps, or the second one
+        if trainer.world.is_main:
+            print("stopped by SIGINT; run the same command again to go on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (NonFiniteLoss, NonFiniteWeights, OSError) as error:
         if trainer.world.is_main:
             print(f"error: {error}", file=sys.stderr)
     except PremiseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)  # at once: the lost process's groups would abort this one (SIGABRT) as they are taken down
     return 1
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import typing
 from collections import deque
@@ -32,6 +33,10 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped by SIGINT", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # who reads our output has read enough, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

@@ -13,10 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from act_engine.config.settings import Config, Numbers
-from act_engine.errors import nearest, require
+from act_engine.config.yaml_files import parse_yaml, read_text
+from act_engine.errors import nearest, require, shown
 
 
 def recipe_names() -> list[str]:
@@ -40,11 +39,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file; a file that is missing or not a mapping of groups is a one-line error."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except OSError as error:
-        raise ValueError(f"--config: cannot read {str(path)!r}: {error.strerror}") from error
-    return _parse_yaml(text, str(path))
+    return _parse_yaml(read_text(Path(path), "--config"), str(path))
 
 
 def read_config(source: str | Path, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
@@ -63,10 +58,7 @@ def read_config(source: str | Path, settings: Mapping[str, Mapping[str, Any]] | 
 
 
 def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = parse_yaml(text, where) or {}
     require(
         isinstance(content, dict), where, type(content).__name__, "a mapping of groups such as 'attack: {steps: 10}'"
     )
@@ -199,9 +191,9 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
 
 def _yaml_of(text: str, setting: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{setting}: got {text!r}; not valid YAML: {' '.join(str(error).split())}") from error
+        return parse_yaml(text, setting)
+    except ValueError as error:
+        raise ValueError(f"{setting}: got {shown(text)}; {str(error).removeprefix(f'{setting}: ')}") from error
 
 
 def _plain(value: Any, setting: str) -> Any:
@@ -219,6 +211,6 @@ def _number(value: Any) -> float | None:
     try:
         numerator, _, denominator = str(value).partition("/")
         number = float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         return None
     return number if abs(number) < float("inf") else None

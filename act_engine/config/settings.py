@@ -119,8 +119,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
-        require(self.workers >= 1, "data.workers", self.workers, "1 or more")
-        require(self.seed >= 0, "data.seed", self.seed, "0 or more")
+        require(1 <= self.workers <= 1024, "data.workers", self.workers, "1 to 1024")
+        require(0 <= self.seed < 2**31, "data.seed", self.seed, "0 to 2147483647")
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
         if self.holdout is not None:
             require(0 < self.holdout < 1, "data.holdout", self.holdout, "above 0, below 1, or null")
@@ -319,7 +319,7 @@ class ParallelConfig:
         require(0 <= self.zero_stage <= 3, "parallel.zero_stage", self.zero_stage, "0, 1, 2 or 3")
         if self.offload != "none":
             require(self.zero_stage > 0, "parallel.offload", self.offload, "none at parallel.zero_stage 0")
-        require(self.timeout > 0, "parallel.timeout", self.timeout, "above 0, in seconds")
+        require(0 < self.timeout <= 604_800, "parallel.timeout", self.timeout, "above 0 to 604800 (a week), in seconds")
 
 
 @dataclass(frozen=True)
@@ -445,7 +445,7 @@ class AnalysisConfig:
         rising = list(self.sigmas) == sorted({abs(sigma) for sigma in self.sigmas})
         require(rising, "--sigmas", list(self.sigmas), "numbers of 0 or more, rising")
         require(self.draws >= 1, "--draws", self.draws, "1 or more")
-        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require(0 <= self.seed < 2**31, "--seed", self.seed, "0 to 2147483647")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ def build_data(
         }
         growing = {"train_sizes": train_sizes, "train_size_epochs": train_size_epochs}
     else:
+        _check_alike(name, splits)
         height, width, channels = splits.test.images.shape[1:]
         shape, loader, view, growing = (channels, height, width), _in_memory, {}, {}
 
@@ -189,6 +190,18 @@ def _check_settings(source: Source, options: dict[str, Any]) -> None:
         )
     if options["workers"] < 1:
         raise ValueError(f"data.workers: got {options['workers']}; allowed: 1 or more")
+
+
+def _check_alike(name: str, splits: Splits) -> None:
+    """Refuse splits whose pictures differ in shape: a model trains on one and is measured on the other."""
+    shape = splits.train.images.shape[1:]
+    for kind in ("test", "selection"):
+        part = getattr(splits, kind)
+        if part is not None and part.images.shape[1:] != shape:
+            raise ValueError(
+                f"data.name: got {name!r}, whose {kind} pictures are {list(part.images.shape[1:])} (H, W, C), the "
+                f"training pictures {list(shape)}; allowed: splits of one shape"
+            )
 
 
 def _check_sizes(

@@ -1,13 +1,22 @@
 """What a wrong setting is met with: one line that names it, its value and what is allowed."""
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 
 
 def require(condition: bool, setting: str, value: object, allowed: str) -> None:
     """Raise the ValueError that says so, unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{setting}: got {value!r}; allowed: {allowed}")
+        raise ValueError(f"{setting}: got {shown(value)}; allowed: {allowed}")
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: on one line, of at most some hundred characters."""
+    words = reprlib.Repr()
+    words.maxdict = words.maxlist = words.maxtuple = words.maxset = 20
+    words.maxstring = words.maxother = words.maxlong = 200
+    return " ".join(words.repr(value).split())
 
 
 def require_pixels(setting: str, value: float, norm: str) -> None:

@@ -46,6 +46,18 @@ class Heartbeat:
             return f"rank {', '.join(map(str, behind))} stayed behind at step {steps[behind[0]] + 1}"
         return f"every rank is alive at step {max(steps.values()) + 1}"
 
+    def silent(self, heard: dict[int, tuple[int, float]], patience: float) -> list[int]:
+        """The ranks that have given no sign of life for `patience` seconds, dead or stopped.
+
+        `heard` is the caller's memory between two calls: each rank's last count of beats, and when it was first seen.
+        """
+        now = time.monotonic()
+        for rank, beat in self._read().items():
+            count = 0 if beat is None else beat[0]
+            if rank not in heard or heard[rank][0] != count:
+                heard[rank] = (count, now)
+        return [rank for rank, (_, since) in heard.items() if now - since > patience]
+
     def _beat(self) -> None:
         while not self._stopped.wait(self.interval):
             try:

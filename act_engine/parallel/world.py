@@ -1,6 +1,7 @@
 """The processes of a run: who they are, how they find each other, and what they tell each other outside of training."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,14 +63,34 @@ class World:
         return bytes(row[row != 0].tolist()).decode()
 
     def total(self, counts: Sequence[int]) -> list[int]:
-        """The sum of whole numbers over all ranks; waits for the slowest rank as long as it takes."""
+        """The sum of whole numbers over all ranks; waits for the slowest rank as long as it lives, a day at most.
+
+        Raises:
+            ProcessLost: a rank gave no sign of life for `timeout` seconds: it died, or the system stopped it.
+        """
         if self.size == 1:
             return list(counts)
         patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=DAY))
         summed = torch.tensor(counts, dtype=torch.int64)
-        dist.all_reduce(summed, group=patient)
+        work = dist.all_reduce(summed, group=patient, async_op=True)
+        heard: dict[int, tuple[int, float]] = {}
+        while self.heartbeat is not None and not self._done(work, 1.0):
+            silent = self.heartbeat.silent(heard, self.timeout)
+            if silent:
+                lost = ", ".join(map(str, silent))
+                raise ProcessLost(f"rank {self.rank}: another process died or hung (no sign of life from rank {lost})")
+        work.wait()
         dist.destroy_process_group(patient)
         return summed.tolist()
+
+    @staticmethod
+    def _done(work: dist.Work, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not work.is_completed():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
 
     def main_first(self, make: Callable[[], T]) -> T:
         """What `make` gives on this rank; rank 0 is through with it before the others begin, however long it takes.

@@ -1,6 +1,5 @@
 """What a report shows of one run: what the run left in its folder, and what is measured for the report alone."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from act_engine.progress import progress as shown_progress
 from act_engine.runs.folder import ENVIRONMENT, METRICS, PROFILE, digest, evaluation_file, measured_once
 from act_engine.runs.load import load_run
 from act_engine.runs.methods import deployed_model
+from act_engine.runs.reading import read_json, read_records
 
 EPS_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Radii at which robust accuracy is measured, relative to the evaluation's: a sound attack reaches 0 in the end."""
@@ -95,7 +95,7 @@ def measure_run(
         model=name,
         config=config,
         evaluation=_read(evaluation),
-        metrics=[json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()],
+        metrics=read_records(folder / METRICS),
         profile=_read(folder / PROFILE) if (folder / PROFILE).exists() else None,
         environment=_read(folder / ENVIRONMENT),
         sweeps=measured_once(folder / "report" / "sweeps.json", key, sweeps),
@@ -165,4 +165,4 @@ def _pgd(eps: float, steps: int, norm: str) -> PGDAttack:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8"))
+    return read_json(path)

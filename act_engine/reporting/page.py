@@ -120,7 +120,7 @@ def _accuracy(runs: Sequence[MeasuredRun]) -> str:
         samples = run.evaluation["samples"]
         cells = [_share(model, key, samples) for key in columns]
         rows.append([run.name, method_label(run.config), name, *cells, str(samples)])
-        notes += [f'<p class="warning">{escape(run.name)}, {name}: {escape(w)}</p>' for w in model.get("warnings", [])]
+        notes += [_paragraph("warning", f"{run.name}, {name}: {w}") for w in model.get("warnings", [])]
     described = {}
     for run in runs:
         attack = run.evaluation["attack"]
@@ -128,7 +128,7 @@ def _accuracy(runs: Sequence[MeasuredRun]) -> str:
             described.setdefault(describe_attack(attack), []).append(run.name)
     for text, names in described.items():
         whose = f" ({', '.join(names)})" if len(described) > 1 else ""
-        notes.append(f'<p class="note">Robust{escape(whose)}: {escape(text)}. In brackets: 95 % intervals.</p>')
+        notes.append(_paragraph("note", f"Robust{whose}: {text}. In brackets: 95 % intervals."))
     return _table(head, rows) + "\n".join(notes)
 
 
@@ -154,7 +154,7 @@ def _time(runs: Sequence[MeasuredRun]) -> str:
             row.append(cells[place] if place < len(cells) else "–")
     if any(run.profile for run in runs):
         return _table(["", *(run.name for run in runs)], rows)
-    note = '<p class="note">No step was profiled: train with --profile to see its parts here.</p>'
+    note = _paragraph("note", "No step was profiled: train with --profile to see its parts here.")
     return _table(["", *(run.name for run in runs)], rows[:2]) + note
 
 
@@ -182,10 +182,14 @@ def _settings(run: MeasuredRun) -> str:
     return f"<details><summary>{escape(run.name)}</summary><pre>{escape(text)}</pre></details>"
 
 
+def _paragraph(kind: str, text: str) -> str:
+    return f'<p class="{kind}">{escape(text)}</p>'
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: bool = False) -> str:
     cell = '<td class="text">' if text else "<td>"
     top = "" if not any(head) else f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"
-    body = "".join(f"<tr>{''.join(f'{cell}{escape(value)}</td>' for value in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(f'{cell}{escape(str(value))}</td>' for value in row)}</tr>" for row in rows)
     return f'<div class="wide"><table>{top}{body}</table></div>'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,11 +35,9 @@ def draw(
     Raises:
         ValueError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError('plots need matplotlib: pip install "act-engine[report]"') from None
+    matplotlib = import_matplotlib()
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_style(theme)):
         figure: Figure = Figure(figsize=size, dpi=144, layout="constrained")
         figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
@@ -91,3 +90,16 @@ def _style(theme: str) -> dict[str, object]:
         "lines.linewidth": 1.8,
         "lines.markersize": 5,
     }
+
+
+def import_matplotlib() -> ModuleType:
+    """matplotlib; a door that plots at its end asks for it at its beginning.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError('plots need matplotlib: pip install "act-engine[report]"') from None
+    return matplotlib

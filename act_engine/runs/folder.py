@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from act_engine.config import Config, from_mapping, read_yaml, to_mapping
 from act_engine.runs.lock import LOCK, Lock
+from act_engine.runs.reading import read_json
 from act_engine.runs.writing import is_leftover, whole_file
 
 CONFIG, ENVIRONMENT, EVALUATION = "config.yaml", "environment.json", "evaluation.json"
@@ -43,6 +45,28 @@ ENDLESS = ("constant", "multistep")  # schedules whose rate does not depend on t
 def evaluation_file(checkpoint: str) -> str:
     """The name of the file that an evaluation of these weights goes into: of best, last or step-N."""
     return EVALUATION if checkpoint == "best" else EVALUATION.replace(".json", f".{checkpoint}.json")
+
+
+def check_output(setting: str, folder: Path, files: Collection[str] = ()) -> None:
+    """Refuse a folder that cannot be made or written into, before the work whose results go there; nothing is made.
+
+    Args:
+        setting: the option that names the folder.
+        files: names of files that are to be written into it.
+
+    Raises:
+        ValueError: the path, or a part of it, is no folder or must not be written, or a folder is in a file's place.
+    """
+    got = f"{setting}: got {str(folder)!r}; allowed: a folder that can be made and written"
+    path = folder.absolute()
+    nearest = next(p for p in (path, *path.parents) if p.exists() or p.is_symlink())
+    if not nearest.is_dir():
+        raise ValueError(f"{got}, but {str(nearest)!r} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{got}, but {str(nearest)!r}: Permission denied")
+    for file in files:
+        if (folder / file).is_dir():
+            raise ValueError(f"{got}, but {str(folder / file)!r}, which is to be a file, is a folder")
 
 
 def check_run(folder: Path, config: Config) -> None:
@@ -96,7 +120,10 @@ def measured_once(path: Path, key: dict[str, Any], measure: Callable[[], Any]) -
     """The JSON value that `measure` gave for this `key`: out of `path` if it holds that one, or else written there."""
     key = json.loads(json.dumps(key))  # as it will be read back
     if path.exists():
-        kept = json.loads(path.read_text("utf-8"))
+        try:
+            kept = read_json(path, ("of", "measured"))
+        except ValueError:  # torn, or none of ours: it is measured anew
+            kept = {"of": None}
         if kept["of"] == key:
             return kept["measured"]
     value = json.loads(json.dumps(measure()))

@@ -19,6 +19,7 @@ from act_engine.progress import Kind
 from act_engine.progress import progress as shown_progress
 from act_engine.runs.folder import ENVIRONMENT, EVALUATION, MEASURED, digest, measured_once
 from act_engine.runs.methods import deployed_model
+from act_engine.runs.reading import read_json
 from act_engine.studies.protocol import METHODS, Study, base_config, config_text, configure, in_search
 
 
@@ -90,7 +91,7 @@ def run_study(
                 evaluation, auto = next(evaluations), next(attacked)
                 test[m].append({"seed": seed, **_accuracies(evaluation), "autoattack_accuracy": auto["accuracy"]})
                 analyses[m].append(next(analysed))
-    environment = json.loads((places[0][0] / ENVIRONMENT).read_text("utf-8"))
+    environment = read_json(places[0][0] / ENVIRONMENT)
     return {
         "study": name,
         "recipe": study.recipe,
@@ -141,7 +142,7 @@ def train_run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
             code = Trainer(from_mapping(config), folder).run()
         if code:
             raise RuntimeError(f"{folder}: the training stopped (exit code {code}); start the study again to go on")
-    return json.loads((folder / EVALUATION).read_text("utf-8"))
+    return read_json(folder / EVALUATION)
 
 
 def autoattack_run(folder: Path, images: int) -> dict[str, Any]:

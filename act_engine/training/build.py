@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from act_engine.attack import Attack, AttackView
-from act_engine.config import Config
+from act_engine.config import Config, ModelConfig
 from act_engine.data import Data, build_data
 from act_engine.learners import Learner, build_learner, lr_schedule
 from act_engine.models import build_model, load_pretrained, load_weights
@@ -43,6 +43,12 @@ def make_model(config: Config, name: str, image_shape: tuple[int, int, int]) -> 
             str(error).replace("model.name", f"model.{name}_name").replace("model.options", f"model.{name}_options")
         )
         raise ValueError(message) from error
+
+
+def chosen_by(settings: ModelConfig, name: str) -> str:
+    """The setting that chose the model called `name`, with its value, as a message begins: ``model.name: got 'x'``."""
+    setting = f"{name}_name" if getattr(settings, f"{name}_name", None) is not None else "name"
+    return f"model.{setting}: got {settings.architecture(name)['name']!r}"
 
 
 def start_model(config: Config, name: str, image_shape: tuple[int, int, int], say: Callable[[str], None]) -> nn.Module:

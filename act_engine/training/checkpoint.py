@@ -74,6 +74,8 @@ class Writer:
             save(root, step, *arguments)
         except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in words of its own
             self.error = OSError(f"checkpoint step-{step} could not be written: {error}; the older ones are intact")
+        except NonFiniteWeights as error:
+            self.error = NonFiniteWeights(f"{error}. The checkpoints before it are intact")
         except Exception as error:  # a thread's exception would be lost
             self.error = error
 
@@ -162,8 +164,15 @@ def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None if every file is there and has its recorded digest."""
     try:
         digests = json.loads((folder / MANIFEST).read_text("utf-8"))
+        # Its word is not taken for where its files lie.
+        outside = [name for name in digests if Path(name).name != name or name == ".."]
+        if outside:
+            return f"unreadable ({outside[0]!r} is no file of it)"
+        if "state.json" not in digests:
+            return "unreadable (no state.json)"
         wrong = [name for name, digest in digests.items() if _digest(folder / name) != digest]
-    except (OSError, ValueError, AttributeError) as error:
+        wrong += sorted({file.name for file in folder.glob("*.safetensors")} - digests.keys())  # a stray one
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return f"unreadable ({error})"
     return f"corrupt ({', '.join(wrong)})" if wrong else None
 
@@ -217,9 +226,7 @@ def require_finite(tensors: Tensors, what: str) -> None:
     names = non_finite(tensors)
     if names:
         more = f" and {len(names) - 1} more hold" if len(names) > 1 else " holds"
-        raise NonFiniteWeights(
-            f"{what} {names[0]}{more} NaN or infinity; not saved, the checkpoints before it are intact. {ADVICE}"
-        )
+        raise NonFiniteWeights(f"{what} {names[0]}{more} NaN or infinity. {ADVICE}")
 
 
 def _not_finite(folder: Path) -> str | None:

@@ -17,6 +17,7 @@ from act_engine.progress import Kind
 from act_engine.progress import progress as shown_progress
 from act_engine.runs.environment import pick_device
 from act_engine.training.build import check_given, make_learners, make_step
+from act_engine.training.checkpoint import require_finite
 from act_engine.training.losses import PendingLosses
 from act_engine.training.resolve import resolve
 
@@ -70,7 +71,7 @@ def fit(
 
     Raises:
         ValueError: a setting or an input is not what it has to be; one line says what is allowed.
-        NonFiniteLoss: a loss became NaN or infinite.
+        NonFiniteLoss, NonFiniteWeights: a loss, or in the last step a weight, became NaN or infinite.
     """
     length = (2.5 * eps / steps if steps and eps else eps or 1.0) if step_size is None else step_size
     base = Config()
@@ -114,7 +115,9 @@ def fit(
             lr_now = next(iter(learners.values())).lr_at(step.steps_taken - 1)
             history.append({"epoch": epoch, "step": step.steps_taken, "lr": lr_now, **record})
     for name, learner in learners.items():
-        given[name].load_state_dict(deployed(learner.state_dict()[0]))
+        weights = deployed(learner.state_dict()[0])
+        require_finite(weights, f"models: the {name} model's")
+        given[name].load_state_dict(weights)
         stand_apart(given[name]).eval()
     world.close()
     return Fitted(trained, history)

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from act_engine.progress import Kind, duration, progress
-from act_engine.runs.folder import METRICS
+from act_engine.runs.folder import METRICS, write_text
+from act_engine.runs.reading import read_records
 from act_engine.training.board import Board
 
 
@@ -34,8 +35,8 @@ class RunLog:
         kind: Kind = "auto",
     ) -> None:
         path = folder / METRICS
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept), "utf-8")
+        kept = [record for record in (read_records(path) if path.exists() else []) if record["step"] <= first_step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = Board(folder, purge_step=first_step + 1)
         self._board.describe(folder)
@@ -118,8 +119,3 @@ class Stopwatch:
         result = {"images_per_second": self._images / elapsed, "data_wait_fraction": self._waited / elapsed}
         self._begin()
         return result
-
-
-def _whole_lines(path: Path) -> list[str]:
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n")]

@@ -55,8 +55,12 @@ class Saving:
 
     @property
     def failed(self) -> bool:
-        """Whether a checkpoint could not be written and the run is to stop at that."""
-        return self._writer.error is not None and self._stop_on_error
+        """Whether a checkpoint could not be written and the run is to stop at that; it always is where the weights are
+        not finite."""
+        return self._writer.error is not None and self._stops_at(self._writer.error)
+
+    def _stops_at(self, error: Exception) -> bool:
+        return self._stop_on_error or isinstance(error, checkpoint.NonFiniteWeights)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""
@@ -76,7 +80,7 @@ class Saving:
             return
         self._writer.join()
         if self._writer.error is not None:
-            if self._stop_on_error:
+            if self.failed:
                 return
             say(f"warning: {self._writer.take_error()}; going on without that checkpoint")
         values: dict[str, Any] = {"step": step, "data": self._loader.state_dict(), "best": self.best}
@@ -94,10 +98,15 @@ class Saving:
         self._writer.join()
 
     def finish(self, say: Say) -> None:
-        """Wait for the last checkpoint; raises OSError if it failed and the run is to stop at that."""
+        """Wait for the last checkpoint.
+
+        Raises:
+            OSError: it failed and the run is to stop at that.
+            NonFiniteWeights: the weights hold NaN or infinity.
+        """
         self._writer.join()
         error = self._writer.take_error()
-        if error is not None and self._stop_on_error:
+        if error is not None and self._stops_at(error):
             raise error
         if error is not None:
             say(f"warning: {error}; the last checkpoint is missing")

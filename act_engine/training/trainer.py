@@ -21,21 +21,31 @@ from act_engine.parallel import Vote, connect
 from act_engine.progress import progress
 from act_engine.runs import environment
 from act_engine.runs.data import check_data
-from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_run, open_run, write_json
+from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_output, check_run, open_run, write_json
 from act_engine.runs.lock import Lock, require_shared
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
 from act_engine.training.board import Board
-from act_engine.training.build import check_given, make_data, make_learners, make_model, make_step, start_model
+from act_engine.training.build import (
+    check_given,
+    chosen_by,
+    make_data,
+    make_learners,
+    make_model,
+    make_step,
+    start_model,
+)
+from act_engine.training.checkpoint import NonFiniteWeights
 from act_engine.training.header import describe_training
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
+from act_engine.training.preflight import check_model
 from act_engine.training.profiling import NoProfile, StepProfile
 from act_engine.training.resolve import resolve
 from act_engine.training.runlog import NoLog, RunLog, Stopwatch
 from act_engine.training.saving import Saving
 from act_engine.training.signals import caught_signals
 
-__all__ = ["NonFiniteLoss", "Trainer"]
+__all__ = ["NonFiniteLoss", "NonFiniteWeights", "Trainer"]
 
 CHECKPOINT_FAILED = 128  # in the ranks' vote, above every signal's number
 
@@ -71,6 +81,8 @@ class Trainer:
         self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
         self.output, self.profile = Path(output), profile
         with world.together():
+            if world.is_main:
+                check_output("--output", self.output)
             self.objective = method_of(config)
             if data is not None:
                 given = dataclasses.replace(config.data, name="given", batch_size=data.train.batch_size)
@@ -95,6 +107,7 @@ class Trainer:
                 check_data(self.output, self.data, warn=lambda message: print(f"warning: {message}"))
                 for note in self.data.notes:
                     print(note)
+            self._check_models(trained)
         self.learners = make_learners(config, trained, world, steps_per_epoch=self.steps_per_epoch)
         self.train_step = make_step(
             config, self.objective, self.learners, self.frozen, world, steps_per_epoch=self.steps_per_epoch
@@ -126,6 +139,22 @@ class Trainer:
             if not world.is_main:
                 require_shared(self.output, token)
 
+    def _check_models(self, trained: Mapping[str, nn.Module]) -> None:
+        """Find out before the first step whether every model takes the data's images, in training too."""
+        config, data = self.config, self.data
+        sides = {data.image_shape[-1], *config.data.train_sizes}
+        shapes = [data.image_shape, *((*data.image_shape[:-2], s, s) for s in sorted(sides - {data.image_shape[-1]}))]
+        pass_size = config.data.batch_size // config.train.accumulate
+        pass_size *= self.world.size if config.parallel.sync_batchnorm else 1
+        for name, model in {**trained, **self.frozen}.items():
+            check_model(
+                model if config.parallel.strategy == "deepspeed" else model.to(self.world.device),
+                f"models: got {name!r}" if name in self._given else chosen_by(config.model, name),
+                shapes,
+                num_classes=data.num_classes,
+                pass_size=pass_size if name in trained else None,
+            )
+
     @property
     def step(self) -> int:
         """Steps that have been taken."""
@@ -148,7 +177,7 @@ class Trainer:
         with a checkpoint and exit code 128 + signal.
 
         Raises:
-            NonFiniteLoss: the last checkpoint is left as it was.
+            NonFiniteLoss, NonFiniteWeights: the checkpoints before are left as they were.
             OSError: a checkpoint could not be written, and ``checkpoint.on_error`` is stop; the older ones are intact.
             ProcessLost: another process died or hung.
         """
@@ -200,8 +229,11 @@ class Trainer:
             if self.step < self.total_steps:
                 log.say(f"ended after step {self.step} of {self.total_steps}: {self._patience()}")
             self._save(log)
-            with self.world.together():
+            self.saving.join()  # so that the others learn what became of it
+            if vote.cast(self._ballot(caught=[])) or vote.settle():
                 self.saving.finish(log.say)
+                return 1
+            self.saving.finish(log.say)
         return 0
 
     def _open_log(self) -> RunLog:
@@ -298,6 +330,7 @@ class Trainer:
         """Measure the deployed model on the held-out images; returns whether it is the best so far; a collective."""
         name = deployed_model(self.learners)
         tensors, _ = self.learners[name].state_dict()
+        checkpoint.require_finite(tensors, f"step {self.step}: the {name} model's")
         attack = "none" if self.config.evaluate.attack == "none" else "pgd"
         chosen = self.config.checkpoint
         settings = {"attack": attack, "steps": chosen.best_steps, "loss": chosen.best_loss, "targets": 0}

@@ -186,6 +186,7 @@ def main(output: Path) -> None:
         "poisoned": run(output / "poisoned", prepare=at(4, 1, poison)),
         "full": run(output / "full", prepare=at(4, 0, fill_disk)),
         "full-again": run(output / "full"),
+        "full-last": run(output / "full-last", prepare=at(9, 0, fill_disk)),
         "full-continued": run(output / "full-continued", prepare=at(4, 0, fill_disk), checkpoint__on_error="continue"),
         "mistaken": run(output / "mistaken", model__name="smal_cnn"),
         "kills-1": kill_again_and_again(output / "kills-1", 1, KILLS),

@@ -96,6 +96,13 @@ def test_a_full_disk_stops_all_and_leaves_the_older_checkpoint(outcomes, folder)
     assert largest_difference(folder, "full", "whole") == 0
 
 
+def test_a_full_disk_at_the_last_checkpoint_exports_nothing(outcomes):
+    full = outcomes["full-last"]
+    assert full["codes"] == [1, 1]
+    assert "error: checkpoint step-10 could not be written: [Errno 28] No space left" in full["err"][0]
+    assert (full["saved"], full["exported"]) == ([6, 9], False)
+
+
 def test_a_full_disk_may_be_gone_on_from(outcomes):
     continued = outcomes["full-continued"]
     assert "warning: checkpoint step-6 could not be written" in continued["out"][0] + continued["err"][0]

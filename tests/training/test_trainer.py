@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from act_engine import train
 from act_engine.config import from_mapping
 from act_engine.learners import lr_schedule
 from act_engine.models import build_model, load_weights
-from act_engine.training.trainer import NonFiniteLoss, Trainer
+from act_engine.models.finite import non_finite
+from act_engine.training.trainer import NonFiniteLoss, NonFiniteWeights, Trainer
 
 
 def run(settings, folder, **train):
@@ -120,6 +123,64 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_conf
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-3"]
     resumed = run(settings, tmp_path / "run")
     assert resumed.step == 10
+
+
+def inflated(trainer, at_step):
+    """From a step on the robust model's gradients are so large that a finite loss gives weights that are not."""
+    from act_engine.learners import Learner
+
+    robust = trainer.learners["robust"]
+
+    def step(learner):
+        if learner is robust and trainer.step == at_step:
+            for parameter in learner.module.parameters():
+                parameter.grad.fill_(1e38)
+                parameter.grad.mul_(10)
+        Learner.step(learner)
+
+    robust.step = lambda: step(robust)
+
+
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+@pytest.mark.parametrize("last", [False, True])
+def test_weights_that_are_not_finite_are_neither_saved_nor_exported(tiny_config, tmp_path, last, on_error, capsys):
+    """The losses are finite to the end: it is the last step's gradient, or that of a step with a checkpoint."""
+    settings = {**tiny_config, "checkpoint": {"every_steps": 1, "keep": 2, "on_error": on_error}}
+    settings["train"] = {**tiny_config["train"], "max_steps": 4 if last else 9}
+    trainer = Trainer(from_mapping(settings), tmp_path / "run")
+    inflated(trainer, at_step=3)
+    with pytest.raises((NonFiniteWeights, NonFiniteLoss), match=r"step [45]") as stopped:
+        trainer.run()
+    assert "intact" in str(stopped.value)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-2", "step-3"]
+    assert run(settings, tmp_path / "run").step == (4 if last else 9)
+    assert "going on after step 3" in capsys.readouterr().out
+
+
+def test_a_rate_at_which_everything_blows_up_leaves_a_run_that_can_go_on(tmp_path, capsys):
+    words = ["--recipe", "digits", "--train.device", "cpu", "--attack.steps", "1", "--train.max_steps", "40"]
+    words += ["--optim.lr", "1e3", "--checkpoint.every_steps", "1", "--checkpoint.keep", "3"]
+    words += ["--evaluate.attack", "none", "--output", str(tmp_path / "run")]
+    for _ in range(2):
+        assert train.main(words) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(r"error: step \d+: .*(NaN|nan|inf).* intact", error), error
+        folders = list((tmp_path / "run" / "checkpoints").iterdir())
+        assert folders
+        for folder in folders:
+            assert not any(non_finite(load_file(file)) for file in folder.glob("*.safetensors"))
+        assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_the_held_out_images_do_not_measure_what_is_not_finite(tiny_config, tmp_path):
+    settings = {**tiny_config, "checkpoint": {"best_every_epochs": 1}, "evaluate": {"attack": "none"}}
+    settings["data"] = {**tiny_config["data"], "selection_samples": 50}
+    trainer = Trainer(from_mapping(settings), tmp_path / "run")
+    inflated(trainer, at_step=trainer.steps_per_epoch - 1)
+    with pytest.raises(NonFiniteWeights, match=f"step {trainer.steps_per_epoch}: the robust model's"):
+        trainer.run()
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
 def test_max_steps_ends_the_run_early(tiny_config, tmp_path):
