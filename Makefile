@@ -50,12 +50,7 @@ sanitize: $(VENV)/all.stamp
 gpu-check: $(VENV)/all.stamp
 	$(BIN)/python tests/gpu_check.py
 
-gpu-# The pages of docs/ as a site in build/docs; a link that leads nowhere is an error.
-docs: $(VENV)/base.stamp
-	$(PIP) install --quiet -c constraints.txt -e '.[docs]' --no-build-isolation
-	$(BIN)/mkdocs build --strict
-
-bench: $(VENV)/all.stamp
+gpu-bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --save-results --large
 	$(BIN)/python benchmarks/report.py --docs
 
@@ -66,6 +61,11 @@ lint: $(VENV)/all.stamp
 
 bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+
+# The pages of docs/ as a site in build/docs; a link that leads nowhere is an error.
+docs: $(VENV)/base.stamp
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]' --no-build-isolation
+	$(BIN)/mkdocs build --strict
 
 setup: $(VENV)/all.stamp
 

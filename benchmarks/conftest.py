@@ -71,6 +71,15 @@ def pytest_sessionfinish(session):
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name()
+    from act_engine.models.side_by_side import has_amx
     from act_kernels import native
 
-    return f"{platform.machine()} {native.instruction_set()} {torch.get_num_threads()} threads"
+    parts = [_maker(), platform.machine(), native.instruction_set()] + ["amx"] * has_amx()
+    return f"{' '.join(parts)} {torch.get_num_threads()} threads"
+
+
+def _maker() -> str:
+    """Who made the processor: two makers' figures are kept apart."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "unknown")
+    return {"AuthenticAMD": "AMD", "GenuineIntel": "Intel"}.get(vendor, vendor)
