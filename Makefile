@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench lint docs setup clean
+.PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench docs lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
