@@ -1,4 +1,8 @@
-"""Evaluate a finished run: ``torchrun -m act_engine.evaluate runs/digits --attack pgd --steps 100 --restarts 5``."""
+"""Evaluate a run: ``torchrun -m act_engine.evaluate runs/digits --attack pgd --steps 100 --restarts 5``.
+
+Or a model that was trained elsewhere: ``torchrun -m act_engine.evaluate --model.name my_file:Net --model.weights FILE
+--data.name cifar10 --data.path /data/cifar10 --eps 8/255``.
+"""
 
 import dataclasses
 import os
@@ -9,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from act_engine.config import EvaluateConfig, from_mapping
-from act_engine.config.command_line import own_arguments, read_options, user_errors
+from act_engine.config import AttackConfig, Config, DataConfig, EvaluateConfig, ModelConfig, from_mapping
+from act_engine.config.command_line import nested, own_arguments, read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
 
@@ -25,7 +29,8 @@ class Place:
 class Arguments(EvaluateConfig):
     """Measure the clean and robust accuracy of a run's models; what is not given is as the run's config has it.
 
-    Writes evaluation.json into the run's folder and prints it as a table, with warnings of gradient masking.
+    Writes evaluation.json into the run's folder and prints it as a table, with warnings of gradient masking. Without a
+    run's folder, but with --model.weights: of a model that was trained elsewhere (--model.weights --help).
     """
 
     run: str | None = field(default=None, metadata={"positional": True})
@@ -48,10 +53,32 @@ class Arguments(EvaluateConfig):
     """A look, no evidence: PGD-10 from one start on 500 images, unless given otherwise; nothing is written."""
 
 
+@dataclass(frozen=True)
+class Foreign(EvaluateConfig):
+    """Measure the clean and robust accuracy of a model that was trained elsewhere, on the test images of a data set.
+
+    Prints a table; with --output, evaluation.json goes into that folder, and a started evaluation goes on from there.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    output: str | None = None
+    """Folder for evaluation.json and what has been measured so far; null: nothing is written."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU if there is one."""
+    seed: int = 0
+    """Of the random starts, 0 or more."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How far it is: a bar for a terminal, lines for a file, none; auto: as standard error is a terminal or none."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word.startswith("--model.") for word in words):
+        return _evaluate_foreign(words)
     with user_errors():
-        options = read_options(Arguments, sys.argv[1:] if argv is None else argv, "torchrun -m act_engine.evaluate")
+        options = read_options(Arguments, words, "torchrun -m act_engine.evaluate")
         given = own_arguments(Arguments, options)
         if given.run is None:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
@@ -126,6 +153,64 @@ def main(argv: Sequence[str] | None = None) -> int:
                 evaluation["data_path"] = run.other_data
                 file = file.with_name(f"{file.stem}_{Path(run.other_data).resolve().stem}.json")
             write_json(file, evaluation)
+    world.close()
+    return 0
+
+
+def _evaluate_foreign(words: list[str]) -> int:
+    with user_errors():
+        options = read_options(Foreign, words, "torchrun -m act_engine.evaluate")
+        given = own_arguments(Foreign, options)
+        names = [f.name for f in dataclasses.fields(EvaluateConfig)]
+        settings = {"evaluate": {name: options[name] for name in names if name in options}, **nested(options)}
+        config = from_mapping(settings, Config(attack=AttackConfig()))
+        if config.model.weights is None:
+            raise ValueError("model.weights: got None; allowed: the file of the model's weights")
+        if config.evaluate.eps is None and config.evaluate.attack != "none":
+            raise ValueError("--eps: got None; allowed: the radius of the ball in [0, 1] pixel units, such as 8/255")
+        # After the arguments: a typo need not wait for torch.
+        from act_engine.data import build_data
+        from act_engine.evaluation import check_evaluation, evaluate_models, format_table
+        from act_engine.models import build_model, load_weights
+        from act_engine.parallel import connect
+        from act_engine.progress import progress
+        from act_engine.runs.environment import pick_device
+        from act_engine.runs.folder import EVALUATION, MEASURED, write_json
+
+        world = connect(pick_device(given.device))
+        output = None if given.output is None else Path(given.output)
+        with world.together():
+            data = build_data(
+                **vars(config.data), eval_batch_size=config.evaluate.batch_size, device=world.device, train=False
+            )
+            classes = config.model.num_classes or data.num_classes
+            check_evaluation(config.evaluate, classes)
+            architecture = {**config.model.architecture("robust"), "num_classes": classes}
+            model = build_model(**architecture, image_shape=data.image_shape)
+            notes = load_weights(model, config.model.weights, entry=config.model.weights_entry)
+            if world.is_main:
+                for note in notes:
+                    print(f"model: {note}")
+                if output is not None:
+                    output.mkdir(parents=True, exist_ok=True)
+        images = data.test.num_samples
+        total = min(config.evaluate.images or images, images)
+        with progress(given.progress, total, unit="image", what="evaluating", shown=world.is_main) as shown:
+            evaluation = evaluate_models(
+                {"model": model.to(world.device).eval()},
+                data.test,
+                config.attack,
+                config.evaluate,
+                seed=given.seed,
+                world=world,
+                state=None if output is None else output / MEASURED,
+                whole=True,
+                on_batch=lambda count: shown.advance(count * world.size),
+            )
+    if world.is_main:
+        print(format_table(evaluation))
+        if output is not None:
+            write_json(output / EVALUATION, {**evaluation, "weights_file": config.model.weights})
     world.close()
     return 0
 

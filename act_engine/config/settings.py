@@ -91,9 +91,9 @@ class DataConfig:
     label_noise: float = 0.0
     """Probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
     batch_size: int = 128
-    """Training images a step and process, 1 or more."""
+    """Training images per step and process, 1 or more."""
     workers: int = 2
-    """Loader threads a process, 1 or more."""
+    """Loader threads per process, 1 or more."""
     augment: str | None = None
     """Training augmentation: crop_flip (cifar10, cifar100, npz), resized_crop_flip or randaugment (image_folder,
     webdataset), none; null: the data set's usual one."""
@@ -145,10 +145,10 @@ class ModelConfig:
     num_classes: int | None = None
     """Classes the models tell apart; null: as many as the data has."""
     mean: tuple[float, ...] = ()
-    """Mean a channel, 0 to 1, that the model's first layer subtracts from images in [0, 1]; empty: none, but with
+    """Mean of each channel, 0 to 1, that the model's first layer subtracts from images in [0, 1]; empty: none, but with
     robustbench_* CIFAR-10's (100 classes: CIFAR-100's), and with input normalized the one of timm's weights."""
     std: tuple[float, ...] = ()
-    """Standard deviation a channel, above 0 and at most 1, by which that layer divides; as long as mean."""
+    """Standard deviation of each channel, above 0 and at most 1, by which that layer divides; as long as mean."""
     input: Literal["unit", "normalized", "byte"] = "unit"
     """What the architecture takes: unit (images in [0, 1], or what mean and std make of them), normalized (the same;
     without a mean, as timm's weights expect), byte (in [0, 255], without mean and std)."""
@@ -183,7 +183,7 @@ class ModelConfig:
             values = list(getattr(self, name))
             large = in_255ths(*values) if values and max(values) > 1 else ""
             inside = all((value >= 0 if name == "mean" else value > 0) and value <= 1 for value in values)
-            require(inside, f"model.{name}", values, f"{least} to 1, one a channel of images in [0, 1]{large}")
+            require(inside, f"model.{name}", values, f"{least} to 1, one per channel of images in [0, 1]{large}")
         require(len(self.mean) == len(self.std), "model.mean", list(self.mean), "as many values as model.std has")
         require(
             self.input != "byte" or not self.mean,
@@ -268,14 +268,14 @@ class TrainConfig:
     """torch.compile the models: costs minutes at the start, saves time and memory in every step."""
     recompute_natural: bool = False
     """Compute the natural model's activations a second time for its backward pass, instead of keeping them during the
-    attack and the robust model's passes: less memory, one forward pass more a step."""
+    attack and the robust model's passes: less memory, one forward pass more per step."""
     accumulate: int = 1
     """Equal parts in which a process goes through its batch, 1 or more, to save memory: the step is the same, except
     that BatchNorm sees each part by itself."""
     ema: float | None = None
-    """Decay a step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics, which
-    is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It begins
-    with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
+    """Decay per step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics,
+    which is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It
+    begins with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
@@ -305,7 +305,7 @@ class ParallelConfig:
     offload: Literal["none", "optimizer"] = "none"
     """deepspeed, stages 1 to 3: optimizer keeps its state in the host's memory and steps there."""
     gather_for_attack: bool = True
-    """deepspeed, stage 3: gather the robust model once a step for the whole attack; false: layer by layer in every
+    """deepspeed, stage 3: gather the robust model once per step for the whole attack; false: layer by layer in every
     pass, where it does not fit."""
     sync_batchnorm: bool = False
     """Let BatchNorm see the batches of all processes as one (GPUs only); false: each its own, and the running
