@@ -102,7 +102,7 @@ def test_it_is_planned_for_and_explained(package: Path, capsys: pytest.CaptureFi
     assert text.startswith("hinge on digits")
     assert "training, an image: forward and backward, 1 of the robust model" in text
     with pytest.raises(SystemExit):
-        train.main(["--help"])
+        train.main(["--help", "objective"])
     text = capsys.readouterr().out
     assert "hinge: hinge adversarial training" in text
     assert "--objective.margin  above 0, by default 1; distance asked for" in text
