@@ -70,6 +70,18 @@ def fill_disk(*batch) -> None:
     checkpoint.save_file = full
 
 
+def fill_disk_for_the_last(*batch) -> None:
+    """Full for the files of step 10's checkpoint alone: step 9's may still be under way as step 10 begins."""
+    save = checkpoint.save_file
+
+    def full(tensors, path, *arguments):
+        if "step-10" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(tensors, path, *arguments)
+
+    checkpoint.save_file = full
+
+
 def die_at_event(number: int, rank: int) -> Callable[[], None]:
     """Kill a rank at the `number`-th of the points where a step, or a file of a checkpoint, begins or ends."""
 
@@ -186,7 +198,7 @@ def main(output: Path) -> None:
         "poisoned": run(output / "poisoned", prepare=at(4, 1, poison)),
         "full": run(output / "full", prepare=at(4, 0, fill_disk)),
         "full-again": run(output / "full"),
-        "full-last": run(output / "full-last", prepare=at(9, 0, fill_disk)),
+        "full-last": run(output / "full-last", prepare=at(9, 0, fill_disk_for_the_last)),
         "full-continued": run(output / "full-continued", prepare=at(4, 0, fill_disk), checkpoint__on_error="continue"),
         "mistaken": run(output / "mistaken", model__name="smal_cnn"),
         "kills-1": kill_again_and_again(output / "kills-1", 1, KILLS),
