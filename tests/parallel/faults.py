@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -63,23 +64,21 @@ def poison(images, labels):
     return images * float("nan"), labels
 
 
-def fill_disk(*batch) -> None:
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def fill_disk(step: int) -> Callable:
+    """No space for what is written after `step`; the checkpoint before may still be under way as the disk fills."""
 
-    checkpoint.save_file = full
+    def fill(*batch) -> None:
+        save = checkpoint.save_file
 
+        def full(tensors, path, *arguments):
+            begun = re.search(r"step-(\d+)", str(path))
+            if begun is None or int(begun[1]) > step:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(tensors, path, *arguments)
 
-def fill_disk_for_the_last(*batch) -> None:
-    """Full for the files of step 10's checkpoint alone: step 9's may still be under way as step 10 begins."""
-    save = checkpoint.save_file
+        checkpoint.save_file = full
 
-    def full(tensors, path, *arguments):
-        if "step-10" in str(path):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(tensors, path, *arguments)
-
-    checkpoint.save_file = full
+    return fill
 
 
 def die_at_event(number: int, rank: int) -> Callable[[], None]:
@@ -196,10 +195,12 @@ def main(output: Path) -> None:
         "killed-again": run(output / "killed"),
         "hung": run(output / "hung", prepare=at(4, 1, raise_signal(signal.SIGSTOP)), parallel__timeout=10),
         "poisoned": run(output / "poisoned", prepare=at(4, 1, poison)),
-        "full": run(output / "full", prepare=at(4, 0, fill_disk)),
+        "full": run(output / "full", prepare=at(4, 0, fill_disk(4))),
         "full-again": run(output / "full"),
-        "full-last": run(output / "full-last", prepare=at(9, 0, fill_disk_for_the_last)),
-        "full-continued": run(output / "full-continued", prepare=at(4, 0, fill_disk), checkpoint__on_error="continue"),
+        "full-last": run(output / "full-last", prepare=at(9, 0, fill_disk(9))),
+        "full-continued": run(
+            output / "full-continued", prepare=at(4, 0, fill_disk(4)), checkpoint__on_error="continue"
+        ),
         "mistaken": run(output / "mistaken", model__name="smal_cnn"),
         "kills-1": kill_again_and_again(output / "kills-1", 1, KILLS),
         "kills-2": kill_again_and_again(output / "kills-2", 2, KILLS),
