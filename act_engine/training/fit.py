@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from act_engine.attack import usual_step_size
 from act_engine.config import Config, from_mapping
 from act_engine.data import as_loader
 from act_engine.learners import deployed, pick_strategy
@@ -73,7 +74,8 @@ def fit(
         ValueError: a setting or an input is not what it has to be; one line says what is allowed.
         NonFiniteLoss, NonFiniteWeights: a loss, or in the last step a weight, became NaN or infinite.
     """
-    length = (2.5 * eps / steps if steps and eps else eps or 1.0) if step_size is None else step_size
+    # In a ball of radius 0 every step is projected away, whatever its length; steps below 1 are refused below.
+    length = (usual_step_size(eps, max(steps, 1)) or 1.0) if step_size is None else step_size
     base = Config()
     base = dataclasses.replace(
         base,

@@ -159,6 +159,7 @@ def test_a_given_loader_gives_whole_passes_and_resumes_within_one(loaders):
         (lambda t: act_engine.fit(net(), t, objective="madri", epochs=1), "did you mean 'madry'"),
         (lambda t: act_engine.fit(net(), t, objective="madry", epochs=1, eps=8), "attack.eps: got 8"),
         (lambda t: act_engine.fit(net(), t, objective="madry", epochs=0), "train.epochs: got 0"),
+        (lambda t: act_engine.fit(net(), t, objective="madry", epochs=1, steps=0), "attack.steps: got 0"),
         (
             lambda t: act_engine.fit(net(), t, objective="madry", epochs=1, settings={"optim": {"momentun": 0}}),
             "optim.momentum",
