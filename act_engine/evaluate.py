@@ -29,8 +29,9 @@ class Place:
 class Arguments(EvaluateConfig):
     """Measure the clean and robust accuracy of a run's models; what is not given is as the run's config has it.
 
-    Writes evaluation.json into the run's folder and prints it as a table, with warnings of gradient masking. Without a
-    run's folder, but with --model.weights: of a model that was trained elsewhere (--model.weights --help).
+    Prints a table, with warnings of gradient masking, and keeps it in the run's folder: in evaluations/ under a name of
+    its own, and as evaluation.json unless that one has more images. Without a run's folder, but with --model.weights:
+    of a model that was trained elsewhere (--model.weights --help).
     """
 
     run: str | None = field(default=None, metadata={"positional": True})
@@ -42,7 +43,7 @@ class Arguments(EvaluateConfig):
     """Of the random starts; null: the run's."""
     checkpoint: str = "best"
     """Which weights: best (those that the run exported), last, or step-N, one of its checkpoints; what is measured of
-    others than best goes into evaluation.CHECKPOINT.json."""
+    others than best goes into evaluation.CHECKPOINT.json and has it in its name in evaluations/."""
     source: str | None = None
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
     again: bool = False
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.parallel import ProcessLost, connect
         from act_engine.progress import progress
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config, write_json
+        from act_engine.runs.evaluations import keep
+        from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config
         from act_engine.runs.load import load_run, load_source
         from act_engine.training.effects import refuse_idle_evaluation
 
@@ -148,11 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if quick:
             print("quick: a look, no evidence of robustness; nothing was written")
         else:
-            file = folder / evaluation_file(which)
             if run.other_data is not None:
                 evaluation["data_path"] = run.other_data
-                file = file.with_name(f"{file.stem}_{Path(run.other_data).resolve().stem}.json")
-            write_json(file, evaluation)
+            keep(folder, evaluation, which)
     world.close()
     return 0
 
@@ -175,7 +175,8 @@ def _evaluate_foreign(words: list[str]) -> int:
         from act_engine.parallel import connect
         from act_engine.progress import progress
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import EVALUATION, MEASURED, write_json
+        from act_engine.runs.evaluations import keep
+        from act_engine.runs.folder import MEASURED
 
         world = connect(pick_device(given.device))
         output = None if given.output is None else Path(given.output)
@@ -210,7 +211,7 @@ def _evaluate_foreign(words: list[str]) -> int:
     if world.is_main:
         print(format_table(evaluation))
         if output is not None:
-            write_json(output / EVALUATION, {**evaluation, "weights_file": config.model.weights})
+            keep(output, {**evaluation, "weights_file": config.model.weights})
     world.close()
     return 0
 

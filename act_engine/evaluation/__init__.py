@@ -3,7 +3,7 @@
 from act_engine.evaluation.accuracy import Accuracy, evaluate
 from act_engine.evaluation.attacks import PGDAttack, RandomNoise, Transfer
 from act_engine.evaluation.interval import wilson
-from act_engine.evaluation.measure import check_evaluation, evaluate_models, find_evaluation
+from act_engine.evaluation.measure import answers_question, check_evaluation, evaluate_models
 from act_engine.evaluation.premises import PremiseError, PremiseWarning
 from act_engine.evaluation.samples import adversarial_images, sample_images
 from act_engine.evaluation.table import format_table
@@ -16,10 +16,10 @@ __all__ = [
     "RandomNoise",
     "Transfer",
     "adversarial_images",
+    "answers_question",
     "check_evaluation",
     "evaluate",
     "evaluate_models",
-    "find_evaluation",
     "format_table",
     "sample_images",
     "wilson",

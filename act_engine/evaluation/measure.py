@@ -130,18 +130,13 @@ def evaluate_models(
     return evaluation
 
 
-def find_evaluation(
-    file: Path, models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int
-) -> dict[str, Any] | None:
-    """The evaluation.json in `file` if it holds these models, measured with these settings; else None."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-        question = {name: found[name] for name in ("seed", "settings", "weights")}
-        whole = found["models"].keys() == models.keys() and {"attack", "samples"} <= found.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or none of ours
-        return None
-    same = question == json.loads(json.dumps(_question(models, settings, seed)))
-    return found if same and whole and "source" not in found else None
+def answers_question(
+    found: Mapping[str, Any], models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int
+) -> bool:
+    """Whether an evaluation that was read back is of these models, measured with these settings."""
+    question = json.loads(json.dumps(_question(models, settings, seed)))
+    same = all(found.get(name) == value for name, value in question.items())
+    return same and found["models"].keys() == models.keys() and "source" not in found and "data_path" not in found
 
 
 def _question(models: Mapping[str, nn.Module], settings: EvaluateConfig, seed: int) -> dict[str, Any]:

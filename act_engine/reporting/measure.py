@@ -14,6 +14,7 @@ from act_engine.evaluation import PGDAttack, adversarial_images, evaluate, sampl
 from act_engine.parallel import World
 from act_engine.progress import Kind
 from act_engine.progress import progress as shown_progress
+from act_engine.runs.evaluations import evaluations
 from act_engine.runs.folder import ENVIRONMENT, METRICS, PROFILE, digest, evaluation_file, measured_once
 from act_engine.runs.load import load_run
 from act_engine.runs.methods import deployed_model
@@ -50,6 +51,8 @@ class MeasuredRun:
     """The deployed one of its models, which the sweeps and examples are of."""
     config: Config
     evaluation: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+    """Every one of the same weights; `evaluation`, the newest full one, is the first."""
     metrics: list[dict[str, float]]
     profile: dict[str, Any] | None
     environment: dict[str, Any]
@@ -69,16 +72,17 @@ def measure_run(
         ValueError: the folder holds no run, or one that has not come to its end.
     """
     run = load_run(folder, world, checkpoint=checkpoint)
-    evaluation = folder / evaluation_file(checkpoint)
-    if not evaluation.exists():
+    measured = evaluations(folder, checkpoint)
+    if not measured:
         raise ValueError(
-            f"{str(folder)!r}: the run has no {evaluation.name}; make it with "
+            f"{str(folder)!r}: the run has no whole {evaluation_file(checkpoint)}; make it with "
             f"act_engine.evaluate --checkpoint {checkpoint}"
         )
     name = deployed_model(list(run.models))
     model, config = run.models[name], run.config
     images, labels = sample_images(run.data.test, samples)
-    eps, norm = config.evaluate.ball(config.attack)
+    attack = measured[0]["attack"]
+    eps, norm = (attack["eps"], attack["norm"]) if attack else config.evaluate.ball(config.attack)
 
     def sweeps() -> dict[str, Any]:
         what = f"measuring {folder} against eps and steps:"
@@ -94,7 +98,8 @@ def measure_run(
         name=folder.resolve().name,
         model=name,
         config=config,
-        evaluation=_read(evaluation),
+        evaluation=measured[0],
+        evaluations=measured,
         metrics=read_records(folder / METRICS),
         profile=_read(folder / PROFILE) if (folder / PROFILE).exists() else None,
         environment=_read(folder / ENVIRONMENT),

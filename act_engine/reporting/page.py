@@ -112,23 +112,20 @@ def write_report(runs: Sequence[MeasuredRun], folder: Path) -> Path:
 
 
 def _accuracy(runs: Sequence[MeasuredRun]) -> str:
-    entries = [(run, name, model) for run in runs for name, model in run.evaluation["models"].items()]
+    measured = [(run, evaluation) for run in runs for evaluation in run.evaluations]
+    entries = [(run, e, name, model) for run, e in measured for name, model in e["models"].items()]
     columns = [key for key in COLUMNS if any(model.get(key) is not None for *_, model in entries)]
-    head = ["run", "method", "model", *(COLUMNS[key] for key in columns), "images"]
+    head = ["run", "method", "model", *(COLUMNS[key] for key in columns), "images", "attack"]
+    attacks = list(dict.fromkeys(describe_attack(e["attack"]) for _, e in measured if e["attack"]))
     rows, notes = [], []
-    for run, name, model in entries:
-        samples = run.evaluation["samples"]
+    for run, evaluation, name, model in entries:
+        samples, attack = evaluation["samples"], evaluation["attack"]
         cells = [_share(model, key, samples) for key in columns]
-        rows.append([run.name, method_label(run.config), name, *cells, str(samples)])
+        which = "–" if attack is None else str(1 + attacks.index(describe_attack(attack)))
+        rows.append([run.name, method_label(run.config), name, *cells, str(samples), which])
         notes += [_paragraph("warning", f"{run.name}, {name}: {w}") for w in model.get("warnings", [])]
-    described = {}
-    for run in runs:
-        attack = run.evaluation["attack"]
-        if attack is not None:
-            described.setdefault(describe_attack(attack), []).append(run.name)
-    for text, names in described.items():
-        whose = f" ({', '.join(names)})" if len(described) > 1 else ""
-        notes.append(_paragraph("note", f"Robust{whose}: {text}. In brackets: 95 % intervals."))
+    notes += [_paragraph("note", f"Attack {n}: {text}.") for n, text in enumerate(attacks, 1)]
+    notes.append(_paragraph("note", "In brackets: 95 % intervals."))
     return _table(head, rows) + "\n".join(notes)
 
 

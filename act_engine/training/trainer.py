@@ -14,14 +14,15 @@ from torch.profiler import record_function
 
 from act_engine.config import Config
 from act_engine.data import Batch, Data, describe_data
-from act_engine.evaluation import check_evaluation, evaluate_models, find_evaluation, format_table
+from act_engine.evaluation import answers_question, check_evaluation, evaluate_models, format_table
 from act_engine.learners import deployed
 from act_engine.models import describe_model, load_weights
 from act_engine.parallel import Vote, connect
 from act_engine.progress import progress
 from act_engine.runs import environment
 from act_engine.runs.data import check_data
-from act_engine.runs.folder import EVALUATION, LAST, MEASURED, check_output, check_run, open_run, write_json
+from act_engine.runs.evaluations import evaluations, keep
+from act_engine.runs.folder import LAST, MEASURED, check_output, check_run, open_run
 from act_engine.runs.lock import Lock, require_shared
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
@@ -390,7 +391,8 @@ class Trainer:
                 models[name] = self._model(name.removeprefix(LAST)).to(world.device).eval()
                 load_weights(models[name], self.output / f"{name}.safetensors")
         settings, seed = self.config.evaluate, self.config.train.seed
-        found = find_evaluation(self.output / EVALUATION, models, settings, seed) if world.is_main else None
+        measured = evaluations(self.output) if world.is_main else []
+        found = next((one for one in measured if answers_question(one, models, settings, seed)), None)
         if int(world.gather(torch.tensor([found is not None]).int())[0]):  # the run had come to its end before
             self.evaluation, self._exported = found, {name: models[name] for name in self.learners}
             if world.is_main:
@@ -415,7 +417,7 @@ class Trainer:
             self.evaluation["selection"] = {**best, "images": self.data.selection.num_samples, "last_step": self.step}
         self._exported = {name: models[name] for name in self.learners}
         if world.is_main:
-            write_json(self.output / EVALUATION, self.evaluation)
+            keep(self.output, self.evaluation)
             board = Board(self.output)
             board.write_evaluation(self.evaluation, self.step)
             board.close()
