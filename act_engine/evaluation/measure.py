@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from act_engine.attack import AttackView, usual_step_size
+from act_engine.attack import AttackView, diameter, require_within, usual_step_size
 from act_engine.config import AttackConfig, EvaluateConfig
 from act_engine.data import Loader
 from act_engine.evaluation.accuracy import Accuracy, evaluate
@@ -78,6 +78,10 @@ def evaluate_models(
     share = _Share(loader, settings.images, world, whole)
     attacked = settings.attack != "none"
     ours = norm in NORMS  # or the library's alone
+    shape = () if norm == "linf" else _image_shape(loader)
+    with world.together():
+        if attacked and shape:
+            require_within("eps", eps, norm, shape)
     pgd, noise, probe = None, None, None
     if ours:
         pgd = PGDAttack(eps, step_size, settings.steps, settings.restarts, norm, settings.loss, settings.targets)
@@ -85,7 +89,7 @@ def evaluate_models(
     elif source is not None:
         raise ValueError(f"--source: got a run to transfer from, with norm {norm!r}; allowed: with linf or l2")
     if attacked and ours and settings.check_masking and eps > 0:
-        probe = RadiiProbe(eps, norm, _diameter(loader, norm), loss=settings.loss)
+        probe = RadiiProbe(eps, norm, diameter(norm, shape), loss=settings.loss)
     viewed = None if source is None else AttackView(source)
     result: dict[str, Any] = {}
     for name, model in models.items():
@@ -192,12 +196,10 @@ class _Share:
         return (batch for index, batch in enumerate(batches) if index in self._batches)
 
 
-def _diameter(loader: Loader, norm: str) -> float:
-    """The radius of a ball around any image that holds every image."""
-    if norm == "linf":
-        return 1.0
-    images, _ = next(loader.epoch(0))
-    return math.sqrt(images[0].numel())
+def _image_shape(loader: Loader) -> tuple[int, ...]:
+    """(C, H, W) of a test loader's images; empty on a process that holds none."""
+    first = next(loader.epoch(0), None)
+    return () if first is None else tuple(first[0].shape[1:])
 
 
 def _describe(measured: Accuracy, attack: str, probe: RadiiProbe | None, world: World) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def check_given(models: Mapping[str, nn.Module] | None, objective: Objective) ->
     """The models that a caller gave for an objective, by name; empty for None.
 
     Raises:
-        ValueError: one that is trained is missing, or one is given that the objective does not have.
+        ValueError: one that is trained is missing, one is given that the objective does not have, or two share weights.
     """
     if models is None:
         return {}
@@ -84,6 +84,12 @@ def check_given(models: Mapping[str, nn.Module] | None, objective: Objective) ->
     for name in known:
         if name not in models:
             raise ValueError(f"models: got {', '.join(models) or 'none'}; this objective needs {', '.join(known)}")
+    owners: dict[int, str] = {}
+    for name, model in models.items():
+        for parameter in model.parameters():
+            other = owners.setdefault(id(parameter), name)
+            if other != name:
+                raise ValueError(f"models: got {other!r} and {name!r} that share weights; allowed: models of their own")
     return dict(models)
 
 

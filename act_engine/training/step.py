@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from act_engine.attack import Attack
+from act_engine.evaluation.premises import PremiseError, check_batch, check_range
 from act_engine.learners import Learner
 from act_engine.objectives import Objective
 from act_engine.training.awp import WeightPerturbation
@@ -53,6 +54,7 @@ class TrainingStep:
             name: record_function(f"{name} forward")(learner) for name, learner in self.learners.items()
         }
         self.passes |= {name: record_function(f"{name} forward")(model) for name, model in (frozen or {}).items()}
+        self._checked = False
 
     @property
     def steps_taken(self) -> int:
@@ -65,7 +67,13 @@ class TrainingStep:
         Args:
             images: [B, C, H, W] on the models' device, float in [0, 1], or uint8 meaning x / 255.
             labels: [B], int64, on that device.
+
+        Raises:
+            PremiseError: the first batch's images or labels are not of that form; looking at them waits for the device.
         """
+        if not self._checked:
+            self._check(images, labels)
+            self._checked = True
         torch.manual_seed(stream(self.seed, self.steps_taken, f"models {self.rank}"))
         if self.attack is not None:
             self.attack.generator.manual_seed(stream(self.seed, self.steps_taken, "attack"))
@@ -86,6 +94,15 @@ class TrainingStep:
             for learner in self.learners.values():
                 learner.step()
         return parts[0] if self.accumulate == 1 else {k: sum(p[k] for p in parts) / self.accumulate for k in parts[0]}
+
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        check_batch(images, labels)
+        check_range(images)
+        for name, learner in self.learners.items():
+            dtype = next((p.dtype for p in learner.module.parameters() if p.is_floating_point()), images.dtype)
+            if images.is_floating_point() and images.dtype != dtype:
+                allowed = f"{dtype}, as the {name} model's weights are, or torch.uint8"
+                raise PremiseError(f"images: got {images.dtype}; allowed: {allowed}")
 
     @record_function(OBJECTIVE)
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

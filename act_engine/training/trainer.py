@@ -39,7 +39,7 @@ from act_engine.training.build import (
 from act_engine.training.checkpoint import NonFiniteWeights
 from act_engine.training.header import describe_training
 from act_engine.training.losses import NonFiniteLoss, PendingLosses
-from act_engine.training.preflight import check_model
+from act_engine.training.preflight import check_ball, check_model
 from act_engine.training.profiling import NoProfile, StepProfile
 from act_engine.training.resolve import resolve
 from act_engine.training.runlog import NoLog, RunLog, Stopwatch
@@ -141,8 +141,9 @@ class Trainer:
                 require_shared(self.output, token)
 
     def _check_models(self, trained: Mapping[str, nn.Module]) -> None:
-        """Find out before the first step whether every model takes the data's images, in training too."""
+        """Find out before the first step whether attack and models suit the data's images, in training too."""
         config, data = self.config, self.data
+        check_ball(config.attack.eps, config.attack.step_size, config.attack.norm, data.image_shape)
         sides = {data.image_shape[-1], *config.data.train_sizes}
         shapes = [data.image_shape, *((*data.image_shape[:-2], s, s) for s in sorted(sides - {data.image_shape[-1]}))]
         pass_size = config.data.batch_size // config.train.accumulate
