@@ -111,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             whole = settings.by_library
             which = given.checkpoint
             place = options.get("data.path")
-            run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which, data_path=place)
+            how = {"whole": whole, "checkpoint": which, "data_path": place, "also": settings.also}
+            run = load_run(folder, world, settings.batch_size, **how)
+            check_evaluation(settings, config.model.num_classes, run.data.image_shape[0])
             model = None if source is None else load_source(Path(source), run, world)
         seed = config.train.seed if given.seed is None else given.seed
     images = run.data.test.num_samples
@@ -130,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
                 again=given.again,
                 whole=whole,
+                further=run.further,
                 on_batch=lambda count: shown.advance(count * world.size),
             )
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
@@ -169,7 +172,7 @@ def _evaluate_foreign(words: list[str]) -> int:
         if config.evaluate.eps is None and config.evaluate.attack != "none":
             raise ValueError("--eps: got None; allowed: the radius of the ball in [0, 1] pixel units, such as 8/255")
         # After the arguments: a typo need not wait for torch.
-        from act_engine.data import build_data
+        from act_engine.data import build_data, further_tests
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.models import build_model, load_weights
         from act_engine.parallel import connect
@@ -181,11 +184,11 @@ def _evaluate_foreign(words: list[str]) -> int:
         world = connect(pick_device(given.device))
         output = None if given.output is None else Path(given.output)
         with world.together():
-            data = build_data(
-                **vars(config.data), eval_batch_size=config.evaluate.batch_size, device=world.device, train=False
-            )
+            shared = {"eval_batch_size": config.evaluate.batch_size, "device": world.device}
+            data = build_data(**vars(config.data), **shared, train=False)
             classes = config.model.num_classes or data.num_classes
-            check_evaluation(config.evaluate, classes)
+            check_evaluation(config.evaluate, classes, data.image_shape[0])
+            further = further_tests(config.evaluate.also, data, vars(config.data), classes, **shared)
             architecture = {**config.model.architecture("robust"), "num_classes": classes}
             model = build_model(**architecture, image_shape=data.image_shape)
             notes = load_weights(model, config.model.weights, entry=config.model.weights_entry)
@@ -206,6 +209,7 @@ def _evaluate_foreign(words: list[str]) -> int:
                 world=world,
                 state=None if output is None else output / MEASURED,
                 whole=True,
+                further=further,
                 on_batch=lambda count: shown.advance(count * world.size),
             )
     if world.is_main:

@@ -234,10 +234,12 @@ def relabelled(
 ) -> Listing:
     """A held-out listing with the labels of the training `classes`, which must be its own; ValueError otherwise.
 
-    Without `whole` it may lack some of them.
+    Without `whole` it may lack some of them, and its folders may have the labels' numbers for names.
     """
     if classes is None:
         return listing
+    if not whole and set(listing.classes) <= {str(number) for number in range(len(classes))}:
+        classes = tuple(map(str, range(len(classes))))  # folders called by the label's number, as ImageNet-V2's are
     ours, theirs = ({same_name(name): name for name in names} for names in (listing.classes, classes))
     sides = ((theirs, ours, "has, and train/ lacks,"), *(((ours, theirs, "lacks"),) if whole else ()))
     for lacking, present, problem in sides:
