@@ -12,7 +12,7 @@ import torch
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
-from act_engine.data.further import further_tests
+from act_engine.data.further import further_tests, read_class_names
 from act_engine.data.given import GivenLoader, as_loader, given_data
 from act_engine.data.identity import describe_data, identity, require_same
 from act_engine.data.registry import Facts, Source, find_source, sources
@@ -36,6 +36,7 @@ __all__ = [
     "further_tests",
     "given_data",
     "identity",
+    "read_class_names",
     "require_same",
     "sources",
     "usual_selection",

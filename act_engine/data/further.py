@@ -7,7 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from act_engine.data.contract import Data, Loader
+from act_engine.data.foreign import expanded
 from act_engine.data.registry import find_source
+from act_engine.models import imagenet_synsets
+
+
+def read_class_names(source: str, data: str) -> tuple[str, ...]:
+    """The classes that the option ``--class_names`` names, in the order of a model's outputs.
+
+    Args:
+        source: a text file with a name a line, a folder of class folders, or ``"imagenet"``: its 1,000 synsets.
+        data: the name of the data set, whose classes have to be folders.
+
+    Raises:
+        ValueError: they cannot be read, or the data set's classes have no names.
+    """
+    if data != "image_folder":
+        raise ValueError(f"--class_names: got {source!r}; allowed: null, for data.name {data} needs none")
+    if source == "imagenet":
+        return imagenet_synsets()
+    path = Path(expanded(source))
+    try:
+        if path.is_dir():
+            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        else:
+            names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"--class_names: got {source!r}; allowed: imagenet, a text file, a folder ({error})"
+        ) from error
+    if len(names) < 2 or len(names) != len(set(names)):
+        raise ValueError(
+            f"--class_names: got {source!r} with {len(names)} names; allowed: 2 or more, none of them twice"
+        )
+    return tuple(names)
 
 
 def further_tests(

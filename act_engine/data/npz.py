@@ -149,12 +149,13 @@ def _pictures(arrays: dict[str, np.ndarray], split: str, path: str, notes: list[
 
 
 def _check_alike(parts: dict[str, Pictures], path: str) -> None:
-    shape = parts["test"].images.shape[1:]
+    first = next(iter(parts))
+    shape = parts[first].images.shape[1:]
     for split, part in parts.items():
         if part.images.shape[1:] != shape:
             raise ValueError(
                 f"data.path: {path}: {split}_images has pictures of {list(part.images.shape[1:])} (H, W, C), "
-                f"test_images of {list(shape)}; all splits need the same"
+                f"{first}_images of {list(shape)}; all splits need the same"
             )
 
 
