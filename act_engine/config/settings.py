@@ -221,15 +221,33 @@ class OptimConfig:
     """One optimizer a model, both with these settings."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """sgd: with momentum and L2 weight decay; adamw: decoupled weight decay, betas 0.9 and 0.999."""
+    """sgd: with momentum and L2 weight decay; adamw: decoupled weight decay."""
     lr: float = 0.1
-    """Learning rate at the start, above 0."""
+    """Learning rate at the start, above 0; with a warm-up or one cycle the highest."""
     momentum: float = 0.9
     """sgd: momentum, 0 up to but not including 1."""
+    nesterov: bool = False
+    """sgd: Nesterov's momentum, which must then be above 0."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """adamw: decay of its averages of the gradient and of the gradient's square, 0 up to but not including 1."""
     weight_decay: float = 5e-4
     """Weight decay, 0 or more."""
-    schedule: Literal["constant", "multistep", "cosine", "onecycle"] = "multistep"
-    """multistep: times gamma at each milestone; cosine: to 0; onecycle: up for 30 % of the steps, then down to 0."""
+    decayed: Literal["all", "no_norms", "matrices"] = "all"
+    """Which parameters have weight decay: all, no_norms (all but those of normalisation layers), matrices (no norm's
+    and no bias)."""
+    schedule: Literal["constant", "multistep", "cosine", "onecycle", "onecycle_cosine"] = "multistep"
+    """multistep: times gamma at each milestone; cosine: after a warm-up along a cosine to final_lr; onecycle: linear up
+    until peak, then down to 0; onecycle_cosine: from lr / 25 up to lr and down to lr / 25e4, both along a cosine."""
+    every: Literal["step", "epoch"] = "step"
+    """The schedule's rate changes at every step, or before every epoch alone."""
+    peak: float = 0.3
+    """onecycle, onecycle_cosine: share of the steps after which the rate is highest, above 0 and below 1."""
+    warmup_epochs: float = 0.0
+    """cosine: epochs of a linear warm-up from warmup_lr to lr, 0 or more."""
+    warmup_lr: float = 0.0
+    """cosine: learning rate at the start of the warm-up, 0 or more."""
+    final_lr: float = 0.0
+    """cosine: learning rate at the end, 0 or more."""
     milestones: tuple[int, ...] = (60, 120, 160)
     """multistep: the epochs before which the rate drops, rising."""
     gamma: float = 0.2
@@ -240,7 +258,13 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more, below 1")
+        require(not self.nesterov or self.momentum > 0, "optim.nesterov", self.nesterov, "false with momentum 0")
+        betas = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(betas, "optim.betas", list(self.betas), "two numbers of 0 or more, below 1, such as [0.9, 0.999]")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 < self.peak < 1, "optim.peak", self.peak, "above 0, below 1")
+        for name in ("warmup_epochs", "warmup_lr", "final_lr"):
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
         rising = list(self.milestones) == sorted(set(self.milestones)) and all(m >= 1 for m in self.milestones)
         require(
             rising, "optim.milestones", list(self.milestones), "epochs of 1 or more, rising, such as [60, 120, 160]"
@@ -276,6 +300,16 @@ class TrainConfig:
     """Decay per step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics,
     which is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It
     begins with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
+    ema_start: float = 0.0
+    """With ema: share of all steps, 0 or more and below 1, during which the average is the model itself; then it begins
+    as described."""
+    ema_buffers: Literal["averaged", "copied"] = "averaged"
+    """With ema: average BatchNorm's statistics like the weights, or copy the model's."""
+    batchnorm_momentum: float | None = None
+    """Weight of a batch in BatchNorm's running statistics, above 0 and at most 1; null: as the model has it, mostly
+    0.1."""
+    batchnorm_first: float | None = None
+    """The same in the very first step alone, such as 1.0, with which the statistics begin as that batch's."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
@@ -290,6 +324,10 @@ class TrainConfig:
         require(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
         if self.ema is not None:
             require(0 < self.ema < 1, "train.ema", self.ema, "above 0, below 1, such as 0.999, or null")
+        require(0 <= self.ema_start < 1, "train.ema_start", self.ema_start, "0 or more, below 1")
+        for name in ("batchnorm_momentum", "batchnorm_first"):
+            value = getattr(self, name)
+            require(value is None or 0 < value <= 1, f"train.{name}", value, "above 0, at most 1, or null")
         require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
 
 

@@ -12,26 +12,59 @@ def lr_schedule(
     total_steps: int,
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
+    peak: float = 0.3,
+    warmup_epochs: float = 0.0,
+    warmup_lr: float = 0.0,
+    final_lr: float = 0.0,
+    every: str = "step",
 ) -> Callable[[int], float]:
     """The learning rate of optimizer step 0, 1, …, as a function of its number.
 
     Args:
-        name: ``"constant"``, ``"multistep"`` (times `gamma` before each epoch in `milestones`), ``"cosine"`` (to 0 at
-            `total_steps`) or ``"onecycle"`` (linear up over the first 30 % of `total_steps`, then linear down to 0).
-        lr: the rate at the start; for onecycle the highest.
+        name: ``"constant"``, ``"multistep"`` (times `gamma` before each epoch in `milestones`), ``"cosine"`` (linear
+            from `warmup_lr` to `lr` over `warmup_epochs`, then along a cosine to `final_lr` at `total_steps`),
+            ``"onecycle"`` (linear up over the share `peak` of `total_steps`, then linear down to 0) or
+            ``"onecycle_cosine"``: from lr / 25 along a cosine to `lr` after that share, and along another to lr / 25e4
+            at the last step (`torch.optim.lr_scheduler.OneCycleLR`).
+        lr: the rate at the start; with a warm-up or one cycle the highest.
+        every: ``"step"``, or ``"epoch"``: the rate changes before an epoch alone, of which the schedule then counts
+            as many steps as it has epochs.
     """
+    if every == "epoch":
+        epochs, length = math.ceil(total_steps / steps_per_epoch), steps_per_epoch
+        total_steps, steps_per_epoch = epochs, 1
 
     def multistep(step: int) -> float:
         return lr * gamma ** sum(step >= milestone * steps_per_epoch for milestone in milestones)
 
     def cosine(step: int) -> float:
-        return lr * 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1)))
+        warmup = warmup_epochs * steps_per_epoch
+        if step < warmup:
+            return warmup_lr + (lr - warmup_lr) * step / warmup
+        return _along_a_cosine(lr, final_lr, (step - warmup) / max(total_steps - warmup, 1))
 
     def onecycle(step: int) -> float:
         progress = min((step + 1) / total_steps, 1)
-        return lr * (progress / 0.3 if progress < 0.3 else max((1 - progress) / 0.7, 0.0))
+        return lr * (progress / peak if progress < peak else max((1 - progress) / (1 - peak), 0.0))
 
-    schedules = {"constant": lambda step: lr, "multistep": multistep, "cosine": cosine, "onecycle": onecycle}
+    def onecycle_cosine(step: int) -> float:
+        highest, last = peak * total_steps - 1, total_steps - 1  # steps; the first may lie before step 0
+        if step <= highest:
+            return _along_a_cosine(lr / 25, lr, step / highest if highest else 1.0)
+        return _along_a_cosine(lr, lr / 25e4, (step - highest) / (last - highest))
+
+    schedules = {
+        "constant": lambda step: lr,
+        "multistep": multistep,
+        "cosine": cosine,
+        "onecycle": onecycle,
+        "onecycle_cosine": onecycle_cosine,
+    }
     if name not in schedules:
         raise ValueError(f"optim.schedule: got {name!r}; allowed: {', '.join(schedules)}")
-    return schedules[name]
+    rate = schedules[name]
+    return (lambda step: rate(step // length)) if every == "epoch" else rate
+
+
+def _along_a_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))

@@ -118,6 +118,11 @@ def _make_learner(
         total_steps=steps_per_epoch * train.epochs,
         milestones=optim.milestones,
         gamma=optim.gamma,
+        peak=optim.peak,
+        warmup_epochs=optim.warmup_epochs,
+        warmup_lr=optim.warmup_lr,
+        final_lr=optim.final_lr,
+        every=optim.every,
     )
     return build_learner(
         parallel.strategy,
@@ -132,7 +137,10 @@ def _make_learner(
         lr_at=lr_at,
         optimizer=optim.name,
         momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        betas=optim.betas,
         weight_decay=optim.weight_decay,
+        decayed=optim.decayed,
         precision=train.precision,
         channels_last=train.channels_last,
         compile=train.compile,
@@ -140,6 +148,10 @@ def _make_learner(
         recompute=train.recompute_natural and name == "natural",
         clip_norm=optim.clip_norm,
         ema_decay=train.ema if averaged else None,
+        ema_start=train.ema_start * steps_per_epoch * train.epochs,
+        ema_buffers=train.ema_buffers,
+        batchnorm_momentum=train.batchnorm_momentum,
+        batchnorm_first=train.batchnorm_first,
     )
 
 

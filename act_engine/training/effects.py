@@ -73,6 +73,13 @@ NATURAL: Need = ("an objective with a natural model", lambda run: run.has("natur
 ROBUST: Need = ("an objective with a robust model", lambda run: run.has("robust"))
 TEACHER: Need = ("an objective with a frozen teacher", lambda run: run.has("teacher"))
 MULTISTEP: Need = ("optim.schedule multistep", lambda run: run.config.optim.schedule == "multistep")
+ADAMW: Need = ("optim.name adamw", lambda run: run.config.optim.name == "adamw")
+COSINE: Need = ("optim.schedule cosine", lambda run: run.config.optim.schedule == "cosine")
+ONECYCLE: Need = (
+    "optim.schedule onecycle or onecycle_cosine",
+    lambda run: run.config.optim.schedule.startswith("onecycle"),
+)
+EMA: Need = ("train.ema", lambda run: run.config.train.ema is not None)
 DEEPSPEED: Need = ("parallel.strategy deepspeed", lambda run: run.strategy == "deepspeed")
 PROCESSES: Need = ("more than one process", lambda run: run.processes > 1)
 PGD: Need = ("evaluate.attack other than none, and norm linf or l2", lambda run: run.measures_by_pgd)
@@ -118,6 +125,22 @@ NEEDS: dict[str, Need] = {
     "model.teacher_options": TEACHER,
     "model.teacher_weights": TEACHER,
     "optim.momentum": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.nesterov": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.betas": ADAMW,
+    "optim.every": (
+        "optim.schedule cosine, onecycle or onecycle_cosine",
+        lambda run: run.config.optim.schedule not in ("constant", "multistep"),
+    ),
+    "optim.decayed": ("optim.weight_decay above 0", lambda run: run.config.optim.weight_decay > 0),
+    "optim.peak": ONECYCLE,
+    "optim.warmup_epochs": COSINE,
+    "optim.warmup_lr": (
+        "optim.schedule cosine with warmup_epochs above 0",
+        lambda run: run.config.optim.schedule == "cosine" and run.config.optim.warmup_epochs > 0,
+    ),
+    "optim.final_lr": COSINE,
+    "train.ema_start": EMA,
+    "train.ema_buffers": EMA,
     "optim.milestones": MULTISTEP,
     "optim.gamma": MULTISTEP,
     "train.recompute_natural": NATURAL,
