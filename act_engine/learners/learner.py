@@ -114,9 +114,9 @@ class Learner:
             compile=self._compile,
         )
 
-    def live_view(self) -> LiveView:
-        """The bare `module` itself as a view: no hook, no collective."""
-        return LiveView(self.module, self.bare, self.whole, self._autocast)
+    def live_view(self, train: bool = False) -> LiveView:
+        """The bare `module` itself as a view, in eval mode or in train mode: no hook, no collective."""
+        return LiveView(self.module, self.bare, self.whole, self._autocast, train)
 
     def whole(self) -> AbstractContextManager:
         """Inside it the parameters of `module` are all there; entered by all ranks together, and as often as wished."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import Attack, AttackView
+from act_engine.attack import Attack, AttackView, LiveView
 from act_engine.config import Config, ModelConfig
 from act_engine.data import Data, build_data
 from act_engine.learners import Learner, build_learner, lr_schedule
@@ -158,12 +158,18 @@ def _make_learner(
 def make_attack(config: Config, objective: Objective, robust: Learner, world: World) -> Attack:
     """The inner maximisation of an objective that has one, on the robust model."""
     settings = config.attack
+    if settings.mode == "train":
+        view: AttackView | LiveView = robust.live_view(train=True)
+    else:
+        view = robust.attack_view(fold=settings.fold_batchnorm) if settings.view else robust.live_view()
     kl_weight, ce_weight = objective.attack_weights(settings.loss, config.data.batch_size)
     return Attack(
-        robust.attack_view(fold=settings.fold_batchnorm) if settings.view else robust.live_view(),
+        view,
         kl_weight=kl_weight,
         ce_weight=ce_weight,
         start=settings.start,
+        start_eps=settings.start_eps,
+        project=settings.project,
         steps=settings.steps,
         step_size=settings.step_size,
         eps=settings.eps,
@@ -197,6 +203,7 @@ def make_step(
         frozen={name: frozen_pass(config, model) for name, model in frozen.items()},
         perturbation=perturbation,
         perturbation_start=config.objective.awp_start_epoch * steps_per_epoch,
+        attack_warmup=config.attack.warmup_epochs * steps_per_epoch,
         seed=config.train.seed,
         rank=world.rank,
         accumulate=config.train.accumulate,

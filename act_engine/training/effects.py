@@ -30,6 +30,16 @@ class Run:
         return self.objective.attack_loss != "none"
 
     @property
+    def attacks_a_copy(self) -> bool:
+        attack = self.config.attack
+        return self.attacks and attack.view and attack.mode == "eval"
+
+    @property
+    def attack_start(self) -> str:
+        start = self.config.attack.start
+        return self.objective.attack_start if start == "auto" else start
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The models it has."""
         return (*self.objective.trains, *self.objective.frozen)
@@ -99,15 +109,25 @@ NEEDS: dict[str, Need] = {
     "attack.step_size": ATTACK,
     "attack.steps": ATTACK,
     "attack.start": ATTACK,
+    "attack.start_eps": (
+        "an attack with a uniform start",
+        lambda run: run.attacks and run.attack_start == "uniform",
+    ),
+    "attack.project": ATTACK,
+    "attack.warmup_epochs": ATTACK,
+    "attack.mode": ATTACK,
     "attack.loss": ATTACK,
-    "attack.view": ATTACK,
+    "attack.view": (
+        "an attack with attack.mode eval",
+        lambda run: run.attacks and run.config.attack.mode == "eval",
+    ),
     "attack.fold_batchnorm": (
-        "an attack with attack.view true, or a frozen teacher",
-        lambda run: (run.attacks and run.config.attack.view) or run.has("teacher"),
+        "an attack with attack.view true and attack.mode eval, or a frozen teacher",
+        lambda run: run.attacks_a_copy or run.has("teacher"),
     ),
     "attack.cuda_graph": (
-        "an attack with attack.view true, on a GPU",
-        lambda run: run.attacks and run.config.attack.view and run.device == "cuda",
+        "an attack with attack.view true and attack.mode eval, on a GPU",
+        lambda run: run.attacks_a_copy and run.device == "cuda",
     ),
     "data.seed": ("data that draws, or a choice among its images or labels", Run.draws),
     "data.workers": FILES,

@@ -45,6 +45,7 @@ CHOSEN = {  # where no other value follows from the type, or it would not be all
     "evaluate.norm": "l2",
     "evaluate.eps": 0.2,
     "train.accumulate": 2,
+    "attack.warmup_epochs": 2.0,
     "train.ema_start": 0.9,
     "optim.betas": (0.9, 0.95),
 }
@@ -183,7 +184,7 @@ PARTS = {  # runs whose parts are built: between them every need is met in one a
         "optim.milestones": [2],
     },
 }
-FEW = {"data.train_samples": 24, "data.batch_size": 24, "train.epochs": 3, "train.device": "cpu", "attack.steps": 2}
+FEW = {"data.train_samples": 24, "data.batch_size": 24, "train.epochs": 3, "train.device": "cpu", "attack.steps": 5}
 NOT_BUILT = {
     "attack.cuda_graph": "needs a GPU",
     "data.decode": "needs a GPU and files",
