@@ -239,6 +239,9 @@ class OptimConfig:
     """Learning rate at the start, above 0; with a warm-up or one cycle the highest."""
     momentum: float = 0.9
     """sgd: momentum, 0 up to but not including 1."""
+    cycle_momentum: bool = False
+    """sgd with onecycle_cosine: the momentum falls from 0.95 to 0.85 at the peak and rises again, as PyTorch's
+    OneCycleLR has it unless told otherwise."""
     nesterov: bool = False
     """sgd: Nesterov's momentum, which must then be above 0."""
     betas: tuple[float, float] = (0.9, 0.999)

@@ -26,7 +26,7 @@ class Learner:
         model: takes images [B, C, H, W] in [0, 1]; moved to `device`.
         lr_at: learning rate as a function of the number of steps taken.
         optimizer: ``"sgd"`` or ``"adamw"``.
-        momentum: of SGD.
+        momentum: of SGD: a number, or a function of the number of steps taken.
         nesterov: of SGD: step along the momentum that the next step would begin with.
         betas: of AdamW.
         weight_decay: of either.
@@ -51,7 +51,7 @@ class Learner:
         *,
         lr_at: Callable[[int], float],
         optimizer: str = "sgd",
-        momentum: float = 0.9,
+        momentum: float | Callable[[int], float] = 0.9,
         nesterov: bool = False,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 5e-4,
@@ -77,11 +77,13 @@ class Learner:
             self.module.compile()
         self._trained = Recomputed(self.module) if recompute else self.module
         self.lr_at, self.steps_taken = lr_at, 0
+        self._momentum_at = momentum if callable(momentum) else None
         groups = decay_groups(self.module, weight_decay, decayed)
         if optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(groups, lr=lr_at(0), betas=betas, fused=True)
         else:
-            self.optimizer = torch.optim.SGD(groups, lr=lr_at(0), momentum=momentum, nesterov=nesterov, fused=True)
+            first = momentum(0) if callable(momentum) else momentum
+            self.optimizer = torch.optim.SGD(groups, lr=lr_at(0), momentum=first, nesterov=nesterov, fused=True)
         self.accumulate, self.clip_norm, self.ema_decay = accumulate, clip_norm, ema_decay
         self.ema_start, self.ema_buffers = ema_start, ema_buffers
         self._batchnorms = [(m, m.momentum) for m in self.module.modules() if isinstance(m, _BatchNorm)]
@@ -183,6 +185,8 @@ class Learner:
     def _set_lr(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
+            if self._momentum_at is not None:
+                group["momentum"] = self._momentum_at(self.steps_taken)
 
     def _end_step(self) -> None:
         self._backwards = 0

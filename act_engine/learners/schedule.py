@@ -48,10 +48,7 @@ def lr_schedule(
         return lr * (progress / peak if progress < peak else max((1 - progress) / (1 - peak), 0.0))
 
     def onecycle_cosine(step: int) -> float:
-        highest, last = peak * total_steps - 1, total_steps - 1  # steps; the first may lie before step 0
-        if step <= highest:
-            return _along_a_cosine(lr / 25, lr, step / highest if highest else 1.0)
-        return _along_a_cosine(lr, lr / 25e4, (step - highest) / (last - highest))
+        return _one_cycle(step, total_steps, peak, (lr / 25, lr, lr / 25e4))
 
     schedules = {
         "constant": lambda step: lr,
@@ -64,6 +61,24 @@ def lr_schedule(
         raise ValueError(f"optim.schedule: got {name!r}; allowed: {', '.join(schedules)}")
     rate = schedules[name]
     return (lambda step: rate(step // length)) if every == "epoch" else rate
+
+
+def momentum_cycle(
+    *, steps_per_epoch: int, total_steps: int, peak: float, every: str = "step", low: float = 0.85, high: float = 0.95
+) -> Callable[[int], float]:
+    """The momentum of step 0, 1, … in PyTorch's OneCycleLR, by default: from `high` to `low` at the peak, and back."""
+    length = steps_per_epoch if every == "epoch" else 1
+    count = math.ceil(total_steps / length)
+    return lambda step: _one_cycle(step // length, count, peak, (high, low, high))
+
+
+def _one_cycle(step: int, total_steps: int, peak: float, values: tuple[float, float, float]) -> float:
+    """First, middle and last value, with a cosine between them; the middle one after the share `peak` of the steps."""
+    first, middle, end = values
+    turn, last = peak * total_steps - 1, total_steps - 1  # steps; the first may lie before step 0
+    if step <= turn:
+        return _along_a_cosine(first, middle, step / turn if turn else 1.0)
+    return _along_a_cosine(middle, end, (step - turn) / (last - turn))
 
 
 def _along_a_cosine(start: float, end: float, progress: float) -> float:

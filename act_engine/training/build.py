@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from act_engine.attack import Attack, AttackView, LiveView
 from act_engine.config import Config, ModelConfig
 from act_engine.data import Data, build_data
-from act_engine.learners import Learner, build_learner, lr_schedule
+from act_engine.learners import Learner, build_learner, lr_schedule, momentum_cycle
 from act_engine.models import build_model, load_pretrained, load_weights
 from act_engine.objectives import Objective
 from act_engine.parallel import World
@@ -111,11 +111,12 @@ def _make_learner(
     config: Config, name: str, model: nn.Module, world: World, averaged: bool, steps_per_epoch: int
 ) -> Learner:
     optim, train, parallel = config.optim, config.train, config.parallel
+    total_steps = steps_per_epoch * train.epochs
     lr_at = lr_schedule(
         optim.schedule,
         lr=optim.lr,
         steps_per_epoch=steps_per_epoch,
-        total_steps=steps_per_epoch * train.epochs,
+        total_steps=total_steps,
         milestones=optim.milestones,
         gamma=optim.gamma,
         peak=optim.peak,
@@ -124,6 +125,11 @@ def _make_learner(
         final_lr=optim.final_lr,
         every=optim.every,
     )
+    cycle = None
+    if optim.cycle_momentum and optim.schedule == "onecycle_cosine":
+        cycle = momentum_cycle(
+            steps_per_epoch=steps_per_epoch, total_steps=total_steps, peak=optim.peak, every=optim.every
+        )
     return build_learner(
         parallel.strategy,
         model,
@@ -136,7 +142,7 @@ def _make_learner(
         batch_size=config.data.batch_size // train.accumulate,
         lr_at=lr_at,
         optimizer=optim.name,
-        momentum=optim.momentum,
+        momentum=optim.momentum if cycle is None else cycle,
         nesterov=optim.nesterov,
         betas=optim.betas,
         weight_decay=optim.weight_decay,
@@ -148,7 +154,7 @@ def _make_learner(
         recompute=train.recompute_natural and name == "natural",
         clip_norm=optim.clip_norm,
         ema_decay=train.ema if averaged else None,
-        ema_start=train.ema_start * steps_per_epoch * train.epochs,
+        ema_start=train.ema_start * total_steps,
         ema_buffers=train.ema_buffers,
         batchnorm_momentum=train.batchnorm_momentum,
         batchnorm_first=train.batchnorm_first,

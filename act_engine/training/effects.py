@@ -144,7 +144,14 @@ NEEDS: dict[str, Need] = {
     "model.teacher_name": TEACHER,
     "model.teacher_options": TEACHER,
     "model.teacher_weights": TEACHER,
-    "optim.momentum": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.momentum": (
+        "optim.name sgd without optim.cycle_momentum",
+        lambda run: run.config.optim.name == "sgd" and not run.config.optim.cycle_momentum,
+    ),
+    "optim.cycle_momentum": (
+        "optim.name sgd with optim.schedule onecycle_cosine",
+        lambda run: run.config.optim.name == "sgd" and run.config.optim.schedule == "onecycle_cosine",
+    ),
     "optim.nesterov": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
     "optim.betas": ADAMW,
     "optim.every": (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from act_engine.learners import Learner, deployed, lr_schedule
+from act_engine.learners import Learner, deployed, lr_schedule, momentum_cycle
 from act_engine.learners.learner import decay_groups
 
 
@@ -14,11 +14,14 @@ def test_one_cycle_is_pytorchs_stepped_once_an_epoch(epochs, peak):
     lr_at = lr_schedule(
         "onecycle_cosine", lr=0.2, steps_per_epoch=steps, total_steps=steps * epochs, peak=peak, every="epoch"
     )
+    momentum_at = momentum_cycle(steps_per_epoch=steps, total_steps=steps * epochs, peak=peak, every="epoch")
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2, momentum=0.9)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, pct_start=peak, total_steps=epochs)
     for epoch in range(epochs):
         rates = [lr_at(epoch * steps + step) for step in range(steps)]
         assert rates == [pytest.approx(theirs.get_last_lr()[0], rel=1e-12)] * steps
+        momenta = [momentum_at(epoch * steps + step) for step in range(steps)]
+        assert momenta == [pytest.approx(optimizer.param_groups[0]["momentum"], rel=1e-12)] * steps
         optimizer.step()
         if epoch + 1 < epochs:
             theirs.step()

@@ -49,7 +49,7 @@ def test_three_steps_of_wang_2023(tmp_path, monkeypatch):
             "data": {"name": "digits", "batch_size": 32},
             "model": {"name": "robustbench_wrn10_1"},
             "optim": {
-                **{"lr": 0.2, "momentum": 0.9, "nesterov": True, "weight_decay": decay, "decayed": "no_norms"},
+                **{"lr": 0.2, "cycle_momentum": True, "nesterov": True, "weight_decay": decay, "decayed": "no_norms"},
                 **{"schedule": "onecycle_cosine", "peak": 0.025, "every": "epoch"},
             },
             "train": {
@@ -63,7 +63,7 @@ def test_three_steps_of_wang_2023(tmp_path, monkeypatch):
     model = copy.deepcopy(learner.module)
     average = copy.deepcopy(model)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    rate, momenta = 0.2 / 25, {}  # of the first epoch
+    rate, momenta = 0.2 / 25, {}  # of the first epoch, in which OneCycleLR's momentum is 0.95
     for n, (images, labels) in zip(range(1, 4), trainer.data.train.epoch(0), strict=False):
         x = images.double()
         loss = trainer.train_step(x, labels)["robust"]
@@ -90,8 +90,8 @@ def test_three_steps_of_wang_2023(tmp_path, monkeypatch):
             followers = dict(average.named_parameters())
             for name, weight in model.named_parameters():
                 gradient = weight.grad + (0.0 if "batchnorm" in name else decay) * weight
-                momenta[name] = 0.9 * momenta[name] + gradient if name in momenta else gradient.clone()
-                weight -= rate * (gradient + 0.9 * momenta[name])
+                momenta[name] = 0.95 * momenta[name] + gradient if name in momenta else gradient.clone()
+                weight -= rate * (gradient + 0.95 * momenta[name])
                 followers[name].mul_(kept).add_(weight, alpha=1 - kept)
             for value, of in zip(average.buffers(), model.buffers(), strict=True):
                 value.copy_(of)
