@@ -47,11 +47,20 @@ class AttackConfig:
     """Attack iterations a training step, 1 or more."""
     start: Literal["auto", "gaussian", "uniform", "none"] = "auto"
     """First iterate: gaussian (x + 0.001 · N(0, 1)), uniform (in the ball), none (x itself), auto (the objective's)."""
+    start_eps: float | None = None
+    """uniform: radius of the ball that the start is drawn from, in the units of eps (N-FGSM: 2 eps); null: eps."""
+    project: bool = True
+    """Keep the iterates in the ball around the image; false (N-FGSM): in [0, 1] alone."""
+    warmup_epochs: float = 0.0
+    """Epochs, 0 or more, over which eps, start_eps and step_size rise linearly from 0 to their values."""
+    mode: Literal["eval", "train"] = "eval"
+    """How the attacked model is: eval; train (TRADES as Gowal and Wang train it): the model itself, whose BatchNorm
+    normalises by the batch and keeps its running statistics as they are."""
     loss: Literal["auto", "kl", "ce", "mixed"] = "auto"
     """What the attack maximises: kl (to the target's output), ce (to the labels), mixed (both, as ACT was released),
     auto (the objective's own)."""
     view: bool = True
-    """Attack a frozen, faster copy of the model (as the settings around this one say), not the model itself."""
+    """In eval mode: attack a frozen, faster copy of the model (as the settings around this one say), not the model."""
     fold_batchnorm: bool = True
     """With view: take BatchNorm into the layer before it, as eval mode allows."""
     cuda_graph: bool = True
@@ -61,7 +70,11 @@ class AttackConfig:
         require(self.eps >= 0, "attack.eps", self.eps, "0 or more, in [0, 1] pixel units, such as 8/255")
         require(self.step_size > 0, "attack.step_size", self.step_size, "above 0, in [0, 1] pixel units, such as 2/255")
         require(self.steps >= 1, "attack.steps", self.steps, "1 or more")
+        require(self.warmup_epochs >= 0, "attack.warmup_epochs", self.warmup_epochs, "0 or more")
         require_pixels("attack.eps", self.eps, self.norm)
+        if self.start_eps is not None:
+            require(self.start_eps >= 0, "attack.start_eps", self.start_eps, "0 or more, such as 16/255, or null")
+            require_pixels("attack.start_eps", self.start_eps, self.norm)
         require_pixels("attack.step_size", self.step_size, self.norm)
 
 
@@ -221,15 +234,36 @@ class OptimConfig:
     """One optimizer a model, both with these settings."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """sgd: with momentum and L2 weight decay; adamw: decoupled weight decay, betas 0.9 and 0.999."""
+    """sgd: with momentum and L2 weight decay; adamw: decoupled weight decay."""
     lr: float = 0.1
-    """Learning rate at the start, above 0."""
+    """Learning rate at the start, above 0; with a warm-up or one cycle the highest."""
     momentum: float = 0.9
     """sgd: momentum, 0 up to but not including 1."""
+    cycle_momentum: bool = False
+    """sgd with onecycle_cosine: the momentum falls from 0.95 to 0.85 at the peak and rises again, as PyTorch's
+    OneCycleLR has it unless told otherwise."""
+    nesterov: bool = False
+    """sgd: Nesterov's momentum, which must then be above 0."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """adamw: decay of its averages of the gradient and of the gradient's square, 0 up to but not including 1."""
     weight_decay: float = 5e-4
     """Weight decay, 0 or more."""
-    schedule: Literal["constant", "multistep", "cosine", "onecycle"] = "multistep"
-    """multistep: times gamma at each milestone; cosine: to 0; onecycle: up for 30 % of the steps, then down to 0."""
+    decayed: Literal["all", "no_norms", "matrices"] = "all"
+    """Which parameters have weight decay: all, no_norms (all but those of normalisation layers), matrices (no norm's
+    and no bias)."""
+    schedule: Literal["constant", "multistep", "cosine", "onecycle", "onecycle_cosine"] = "multistep"
+    """multistep: times gamma at each milestone; cosine: after a warm-up along a cosine to final_lr; onecycle: linear up
+    until peak, then down to 0; onecycle_cosine: from lr / 25 up to lr and down to lr / 25e4, both along a cosine."""
+    every: Literal["step", "epoch"] = "step"
+    """The schedule's rate changes at every step, or before every epoch alone."""
+    peak: float = 0.3
+    """onecycle, onecycle_cosine: share of the steps after which the rate is highest, above 0 and below 1."""
+    warmup_epochs: float = 0.0
+    """cosine: epochs of a linear warm-up from warmup_lr to lr, 0 or more."""
+    warmup_lr: float = 0.0
+    """cosine: learning rate at the start of the warm-up, 0 or more."""
+    final_lr: float = 0.0
+    """cosine: learning rate at the end, 0 or more."""
     milestones: tuple[int, ...] = (60, 120, 160)
     """multistep: the epochs before which the rate drops, rising."""
     gamma: float = 0.2
@@ -240,7 +274,13 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 or more, below 1")
+        require(not self.nesterov or self.momentum > 0, "optim.nesterov", self.nesterov, "false with momentum 0")
+        betas = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(betas, "optim.betas", list(self.betas), "two numbers of 0 or more, below 1, such as [0.9, 0.999]")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        require(0 < self.peak < 1, "optim.peak", self.peak, "above 0, below 1")
+        for name in ("warmup_epochs", "warmup_lr", "final_lr"):
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
         rising = list(self.milestones) == sorted(set(self.milestones)) and all(m >= 1 for m in self.milestones)
         require(
             rising, "optim.milestones", list(self.milestones), "epochs of 1 or more, rising, such as [60, 120, 160]"
@@ -276,6 +316,16 @@ class TrainConfig:
     """Decay per step, such as 0.999, of a moving average of the deployed model's weights and BatchNorm statistics,
     which is then what is exported and evaluated: the robust model's, or with objective natural the natural one's. It
     begins with a decay of 0.1 and rises as (1 + step) / (10 + step); null: no average."""
+    ema_start: float = 0.0
+    """With ema: share of all steps, 0 or more and below 1, during which the average is the model itself; then it begins
+    as described."""
+    ema_buffers: Literal["averaged", "copied"] = "averaged"
+    """With ema: average BatchNorm's statistics like the weights, or copy the model's."""
+    batchnorm_momentum: float | None = None
+    """Weight of a batch in BatchNorm's running statistics, above 0 and at most 1; null: as the model has it, mostly
+    0.1."""
+    batchnorm_first: float | None = None
+    """The same in the very first step alone, such as 1.0, with which the statistics begin as that batch's."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
@@ -290,6 +340,10 @@ class TrainConfig:
         require(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
         if self.ema is not None:
             require(0 < self.ema < 1, "train.ema", self.ema, "above 0, below 1, such as 0.999, or null")
+        require(0 <= self.ema_start < 1, "train.ema_start", self.ema_start, "0 or more, below 1")
+        for name in ("batchnorm_momentum", "batchnorm_first"):
+            value = getattr(self, name)
+            require(value is None or 0 < value <= 1, f"train.{name}", value, "above 0, at most 1, or null")
         require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
 
 

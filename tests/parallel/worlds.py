@@ -102,8 +102,17 @@ def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
             "lr": 0.1 if optimizer == "sgd" else 1e-3,
             "schedule": "constant",
             "clip_norm": 0.5,
+            "nesterov": optimizer == "sgd",
+            "decayed": "matrices",
         },
-        "train": {"epochs": 1, "max_steps": STEPS, "device": "cpu", "accumulate": accumulate, "ema": 0.9},
+        "train": {
+            "epochs": 1,
+            "max_steps": STEPS,
+            "device": "cpu",
+            "accumulate": accumulate,
+            "ema": 0.9,
+            "ema_start": 0.05,
+        },
         "parallel": parallel,
     }
 
