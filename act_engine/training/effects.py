@@ -120,7 +120,10 @@ NEEDS: dict[str, Need] = {
     "optim.momentum": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
     "optim.milestones": MULTISTEP,
     "optim.gamma": MULTISTEP,
-    "train.recompute_natural": NATURAL,
+    "train.recompute": (
+        "an objective with a natural model",
+        lambda run: run.config.train.recompute != "natural" or run.has("natural"),
+    ),
     "parallel.zero_stage": DEEPSPEED,
     "parallel.offload": DEEPSPEED,
     "parallel.deepspeed_config": DEEPSPEED,
