@@ -388,6 +388,13 @@ class EvaluateConfig:
     """Look for signs of gradient masking with PGD-20 on 100 images in growing balls."""
     batch_size: int = 500
     """Images attacked at a time, 1 or more."""
+    corruptions: tuple[str, ...] = ()
+    """Common corruptions of the test images, at each of which accuracy is measured too, in severities 1 to 5: all, or
+    gaussian_noise, shot_noise, impulse_noise, speckle_noise, gaussian_blur, defocus_blur, zoom_blur, brightness,
+    contrast, saturate, pixelate, jpeg_compression; empty: none."""
+    also: tuple[str, ...] = ()
+    """Further test sets with classes of the model's, on each of which clean accuracy is measured too: folders of class
+    folders, or .npz files; empty: none."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")

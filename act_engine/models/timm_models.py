@@ -80,6 +80,19 @@ def pretrained_timm(name: str, *, image_shape: tuple[int, int, int], options: Ma
         ) from error
 
 
+def imagenet_synsets() -> tuple[str, ...]:
+    """ImageNet-1k's 1,000 classes, such as n01440764, in the order of its labels.
+
+    Raises:
+        ValueError: timm, which brings them, is not installed.
+    """
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        raise ValueError("--class_names: got 'imagenet'; allowed with timm alone: pip install timm") from None
+    return tuple(ImageNetInfo().label_names())
+
+
 def statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std a channel, for images in [0, 1], that timm's weights of this model expect."""
     settings = require_timm(name, ()).get_pretrained_cfg(name)

@@ -12,7 +12,7 @@ import yaml
 
 from act_engine.config import to_mapping
 from act_engine.evaluation import wilson
-from act_engine.evaluation.table import COLUMNS, describe_attack
+from act_engine.evaluation.table import columns_of, describe_attack
 from act_engine.reporting import plots
 from act_engine.reporting.measure import EPS_STEPS, MeasuredRun
 from act_engine.reporting.plotting import THEMES
@@ -114,8 +114,8 @@ def write_report(runs: Sequence[MeasuredRun], folder: Path) -> Path:
 def _accuracy(runs: Sequence[MeasuredRun]) -> str:
     measured = [(run, evaluation) for run in runs for evaluation in run.evaluations]
     entries = [(run, e, name, model) for run, e in measured for name, model in e["models"].items()]
-    columns = [key for key in COLUMNS if any(model.get(key) is not None for *_, model in entries)]
-    head = ["run", "method", "model", *(COLUMNS[key] for key in columns), "images", "attack"]
+    columns = columns_of(model for *_, model in entries)
+    head = ["run", "method", "model", *columns.values(), "images", "attack"]
     attacks = list(dict.fromkeys(describe_attack(e["attack"]) for _, e in measured if e["attack"]))
     rows, notes = [], []
     for run, evaluation, name, model in entries:

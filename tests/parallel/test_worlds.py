@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("deepspeed")
 
-from worlds import CASES, LAYERS, MEMORY, RECOMPUTED, RESUMED, SAVED_AT, SMALL, WIDTH, WORLDS
+from worlds import CASES, LAYERS, MEMORY, RECOMPUTED, RESUMED, SAVED_AT, SELECTING, SMALL, WIDTH, WORLDS
 
 from act_engine.planning.memory import training_memory
 
@@ -97,3 +97,25 @@ def test_evaluation_is_exact_at_any_world_size(worlds):
     assert 0 < reference["models"]["robust"]["robust_accuracy"] < reference["models"]["robust"]["clean_accuracy"]
     for size in WORLDS:
         assert worlds[size]["evaluation"] == reference
+
+
+@pytest.mark.parametrize("strategy", SELECTING)
+def test_two_processes_export_the_best_and_the_last_and_a_killed_run_goes_on_to_the_same(worlds, strategy):
+    whole, killed = worlds[2][f"selecting/{strategy}"], worlds[2][f"selecting/{strategy}/killed"]
+    curve, chosen = whole["curve"], whole["selection"]
+    best = max(curve, key=curve.get)
+    _, second, _, end = curve
+    assert best <= second  # what was unlearnt after the second epoch is not exported
+    assert curve[end] < curve[best] / 2
+    since = (end - best) // (second // 2)
+    assert chosen == {"step": best, "accuracy": curve[best], "since": since, "images": 100, "last_step": end}
+    assert whole["models"].keys() == {"robust", "natural", "last.robust"}
+    assert whole["models"]["last.robust"]["clean_accuracy"] < whole["models"]["robust"]["clean_accuracy"] / 2
+    for place, states in (("", whole["best"]), ("last.", whole["last"])):
+        for name, state in states.items():
+            exported = whole["exported"][f"{place}{name}.safetensors"]
+            assert all(torch.equal(exported[key], value) for key, value in state.items()), f"{place}{name}"
+    assert killed["curve"] == curve
+    assert killed["selection"] == chosen
+    for file, state in whole["exported"].items():
+        assert all(torch.equal(killed["exported"][file][key], value) for key, value in state.items()), file
