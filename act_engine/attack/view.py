@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from act_engine.attack.agreement import disagreement, moved, unit_roundoff
 from act_engine.attack.contents import Contents, unwrapped
 from act_engine.attack.folding import PRODUCERS, Folded, OtherAxis, fold_into, foldable_pairs
-from act_engine.attack.frozen import frozen_eval, untouched, version
+from act_engine.attack.frozen import frozen_model, untouched, version
 from act_engine.attack.outputs import logits_of
 from act_engine.attack.pixels import Inputs, unit_range
 from act_engine.models.recompute import Recompute, repeated_blocks
@@ -29,11 +29,14 @@ PATIENCE = 5
 class LiveView:
     """The model itself, frozen and in eval mode for the time of an attack: for weights that cannot be copied.
 
+    In train mode instead, BatchNorm normalises by the batch at hand; its running statistics are put back.
+
     Args:
         model: the module whose flags, buffers and attributes are put back.
         forward: images [B, C, H, W] to logits [B, classes] through it.
         whole: entered for that time, for a model whose parameters are not always all there.
         dtype: what `forward` computes in, where that is less than the weights' own.
+        train: have the model in train mode.
     """
 
     recordable = False
@@ -45,8 +48,9 @@ class LiveView:
         forward: Callable[[Tensor], Tensor],
         whole: Callable[[], AbstractContextManager] = nullcontext,
         dtype: torch.dtype | None = None,
+        train: bool = False,
     ) -> None:
-        self.model, self.forward, self.whole, self.dtype = model, forward, whole, dtype
+        self.model, self.forward, self.whole, self.dtype, self.train = model, forward, whole, dtype, train
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(images)
@@ -54,7 +58,7 @@ class LiveView:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The time in which the view may be called: the model is restored at its end, whatever happens."""
-        with self.whole(), untouched(self.model), frozen_eval(self.model):
+        with self.whole(), untouched(self.model), frozen_model(self.model, self.train):
             yield
 
 

@@ -116,6 +116,8 @@ def settings(parallel: dict, accumulate: int, optimizer: str = "sgd", recompute:
             "lr": 0.1 if optimizer == "sgd" else 1e-3,
             "schedule": "constant",
             "clip_norm": 0.5,
+            "nesterov": optimizer == "sgd",
+            "decayed": "matrices",
         },
         "train": {
             "epochs": 1,
@@ -123,6 +125,7 @@ def settings(parallel: dict, accumulate: int, optimizer: str = "sgd", recompute:
             "device": "cpu",
             "accumulate": accumulate,
             "ema": 0.9,
+            "ema_start": 0.05,
             "recompute": recompute,
         },
         "parallel": parallel,
