@@ -46,6 +46,11 @@ class Arguments(EvaluateConfig):
     others than best goes into evaluation.CHECKPOINT.json and has it in its name in evaluations/."""
     source: str | None = None
     """Folder of another run, on whose robust model PGD makes images that are then tried on this one (transfer)."""
+    export: Literal["robustbench"] | None = None
+    """robustbench: write robustbench/ into the run's folder, with what its leaderboard asks for: the claim as JSON, the
+    weights with three lines that load them, a model card. It takes --attack autoattack."""
+    export_name: str | None = None
+    """With --export: name of the claim, such as Wang2023Better; null: the run's folder's."""
     again: bool = False
     """Measure anew what the same evaluation has measured before and kept in the run's folder."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
@@ -63,8 +68,17 @@ class Foreign(EvaluateConfig):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    class_names: str | None = None
+    """data.name image_folder: the model's classes in the order of its outputs, by which the class folders of data.path
+    get their labels; some may be missing there. A text file with a name a line, a folder of class folders, or imagenet.
+    null: as data.path itself has them, which then holds train/ too."""
     output: str | None = None
     """Folder for evaluation.json and what has been measured so far; null: nothing is written."""
+    export: Literal["robustbench"] | None = None
+    """robustbench: write robustbench/ into the --output folder, with what its leaderboard asks for: the claim as JSON,
+    the weights with three lines that load them, a model card. It takes --attack autoattack."""
+    export_name: str | None = None
+    """With --export: name of the claim, such as Wang2023Better; null: the --output folder's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU if there is one."""
     seed: int = 0
@@ -87,10 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import ProcessLost, connect
         from act_engine.progress import progress
+        from act_engine.reporting.leaderboard import CARD, check_export, export_robustbench
         from act_engine.runs.environment import pick_device
         from act_engine.runs.evaluations import keep
         from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config
         from act_engine.runs.load import load_run, load_source
+        from act_engine.runs.methods import deployed_model, method_label
         from act_engine.training.effects import refuse_idle_evaluation
 
         folder = Path(given.run)
@@ -108,10 +124,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             if source is None:  # its images are made by PGD, whatever the attack
                 refuse_idle_evaluation(config)
             check_evaluation(settings, config.model.num_classes)
+            claim = given.export_name or folder.resolve().name
+            check_export(given.export, settings, settings.ball(config.attack)[1], claim)
+            if quick and given.export is not None:
+                raise ValueError("--quick: got True; allowed with --export: False, for a look is no evidence")
             whole = settings.by_library
             which = given.checkpoint
             place = options.get("data.path")
-            run = load_run(folder, world, settings.batch_size, whole=whole, checkpoint=which, data_path=place)
+            how = {"whole": whole, "checkpoint": which, "data_path": place, "also": settings.also}
+            run = load_run(folder, world, settings.batch_size, **how)
+            check_evaluation(settings, config.model.num_classes, run.data.image_shape[0])
+            if given.export is not None and run.other_data is not None:
+                raise ValueError(f"--data.path: got {place!r}; allowed with --export: the run's own test images")
             model = None if source is None else load_source(Path(source), run, world)
         seed = config.train.seed if given.seed is None else given.seed
     images = run.data.test.num_samples
@@ -130,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
                 again=given.again,
                 whole=whole,
+                further=run.further,
                 on_batch=lambda count: shown.advance(count * world.size),
             )
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
@@ -153,6 +178,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             if run.other_data is not None:
                 evaluation["data_path"] = run.other_data
             keep(folder, evaluation, which)
+        if given.export is not None:
+            deployed = deployed_model(list(run.models))
+            place = export_robustbench(
+                folder,
+                run.models[deployed],
+                evaluation,
+                config,
+                name=claim,
+                model_name=deployed,
+                image_shape=run.data.image_shape,
+                classes=config.model.num_classes,
+                trained=f"{method_label(config)}, {config.train.epochs} epochs on {config.data.name}",
+            )
+            print(f"robustbench: {place / CARD} says what is left to fill in")
     world.close()
     return 0
 
@@ -168,24 +207,37 @@ def _evaluate_foreign(words: list[str]) -> int:
             raise ValueError("model.weights: got None; allowed: the file of the model's weights")
         if config.evaluate.eps is None and config.evaluate.attack != "none":
             raise ValueError("--eps: got None; allowed: the radius of the ball in [0, 1] pixel units, such as 8/255")
+        if given.export is not None and given.output is None:
+            raise ValueError("--output: got None; allowed with --export: a folder")
         # After the arguments: a typo need not wait for torch.
-        from act_engine.data import build_data
+        from act_engine.data import build_data, further_tests, read_class_names
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.models import build_model, load_weights
         from act_engine.parallel import connect
         from act_engine.progress import progress
+        from act_engine.reporting.leaderboard import CARD, check_export, export_robustbench
         from act_engine.runs.environment import pick_device
         from act_engine.runs.evaluations import keep
-        from act_engine.runs.folder import MEASURED
+        from act_engine.runs.folder import EVALUATION, MEASURED, check_output
 
         world = connect(pick_device(given.device))
         output = None if given.output is None else Path(given.output)
         with world.together():
-            data = build_data(
-                **vars(config.data), eval_batch_size=config.evaluate.batch_size, device=world.device, train=False
-            )
+            if output is not None and world.is_main:
+                check_output("--output", output, (EVALUATION,))
+            shared = {"eval_batch_size": config.evaluate.batch_size, "device": world.device}
+            names = None if given.class_names is None else read_class_names(given.class_names, config.data.name)
+            try:
+                data = build_data(**vars(config.data), **shared, train=False, class_names=names)
+            except FileNotFoundError as error:
+                if config.data.name != "image_folder" or names is not None or config.data.path is None:
+                    raise
+                raise ValueError(f"{error}; or --class_names, where it holds test images alone") from error
             classes = config.model.num_classes or data.num_classes
-            check_evaluation(config.evaluate, classes)
+            check_evaluation(config.evaluate, classes, data.image_shape[0])
+            claim = "" if output is None else given.export_name or output.resolve().name
+            check_export(given.export, config.evaluate, config.evaluate.ball(config.attack)[1], claim)
+            further = further_tests(config.evaluate.also, data, vars(config.data), classes, **shared)
             architecture = {**config.model.architecture("robust"), "num_classes": classes}
             model = build_model(**architecture, image_shape=data.image_shape)
             notes = load_weights(model, config.model.weights, entry=config.model.weights_entry)
@@ -206,10 +258,24 @@ def _evaluate_foreign(words: list[str]) -> int:
                 world=world,
                 state=None if output is None else output / MEASURED,
                 whole=True,
+                further=further,
                 on_batch=lambda count: shown.advance(count * world.size),
             )
     if world.is_main:
         print(format_table(evaluation))
+        if given.export is not None:
+            place = export_robustbench(
+                output,
+                model,
+                evaluation,
+                config,
+                name=claim,
+                model_name="model",
+                image_shape=data.image_shape,
+                classes=classes,
+                trained=None,
+            )
+            print(f"robustbench: {place / CARD} says what is left to fill in")
         if output is not None:
             keep(output, {**evaluation, "weights_file": config.model.weights})
     world.close()

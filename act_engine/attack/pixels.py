@@ -1,12 +1,29 @@
-"""Images as a model is given them: float in [0, 1], in its layout, and a copy where it writes into them."""
+"""Images as a model is given them: float in [0, 1], in its layout, a copy where it writes into them; how far apart."""
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from act_engine.errors import in_255ths, require
 
 
 def unit_range(images: Tensor) -> Tensor:
     """Images as float in [0, 1]: uint8 is divided by 255 (float32), float is returned as it is."""
     return images / 255 if images.dtype == torch.uint8 else images
+
+
+def diameter(norm: str, shape: Sequence[int]) -> float:
+    """How far two images of `shape` (C, H, W) in [0, 1] can lie apart: a ball of that radius holds them all."""
+    return {"linf": 1.0, "l2": math.prod(shape) ** 0.5, "l1": float(math.prod(shape))}[norm]
+
+
+def require_within(setting: str, value: float, norm: str, shape: Sequence[int]) -> None:
+    """Refuse a radius, or a step, that is longer than images of `shape` (C, H, W) can lie apart."""
+    most = diameter(norm, shape)
+    allowed = f"at most {most:.6g}: images {list(shape)} in [0, 1] lie no further apart in {norm}{in_255ths(value)}"
+    require(value <= most, setting, value, allowed)
 
 
 class Inputs:

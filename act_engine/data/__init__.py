@@ -12,6 +12,7 @@ import torch
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.foreign import expanded
+from act_engine.data.further import further_tests, read_class_names
 from act_engine.data.given import GivenLoader, as_loader, given_data
 from act_engine.data.identity import describe_data, identity, require_same
 from act_engine.data.registry import Facts, Source, find_source, sources
@@ -32,8 +33,10 @@ __all__ = [
     "data_facts",
     "describe_data",
     "find_source",
+    "further_tests",
     "given_data",
     "identity",
+    "read_class_names",
     "require_same",
     "sources",
     "usual_selection",
@@ -194,6 +197,8 @@ def _check_settings(source: Source, options: dict[str, Any]) -> None:
 
 def _check_alike(name: str, splits: Splits) -> None:
     """Refuse splits whose pictures differ in shape: a model trains on one and is measured on the other."""
+    if splits.train is None:
+        return
     shape = splits.train.images.shape[1:]
     for kind in ("test", "selection"):
         part = getattr(splits, kind)

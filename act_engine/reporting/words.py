@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from act_engine.evaluation import wilson
-from act_engine.evaluation.table import COLUMNS, describe_attack
+from act_engine.evaluation.table import COLUMNS, ON, columns_of, describe_attack
 from act_engine.reporting.measure import MeasuredRun
 from act_engine.runs.folder import LAST
 
@@ -138,10 +138,14 @@ def _headings(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"Random noise ({ball}), {evaluation.get('noise_draws')} draws, worst case; {images}", "noise_accuracy"
         if evaluation.get("source"):
             yield f"Transferred from {evaluation['source']} ({ball}); {images}", "transfer_accuracy"
-    known = ("clean", "robust", "pgd", "noise", "transfer")
-    for key, title in COLUMNS.items():
-        if key.removesuffix("_accuracy") not in known:
-            yield f"{title.removesuffix(' %').capitalize()}; {images}", key
+    known = ("clean_accuracy", "robust_accuracy", "pgd_accuracy", "noise_accuracy", "transfer_accuracy")
+    for key in columns_of(evaluation["models"].values()):
+        if key.startswith(ON):
+            name = key.removeprefix(ON).removesuffix("_accuracy")
+            further = evaluation.get("also", {}).get(name, {}).get("samples", "?")
+            yield f"Clean; {further} images of {name}", key
+        elif key not in known:
+            yield f"{COLUMNS[key].removesuffix(' %').capitalize()}; {images}", key
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Finished runs read back: their models, their data."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from act_engine.config import Config
-from act_engine.data import Data, build_data, identity, require_same
+from act_engine.data import Data, Loader, build_data, further_tests, identity, require_same
 from act_engine.models import build_model, load_weights
 from act_engine.parallel import World
 from act_engine.runs.data import read_data
@@ -26,6 +26,8 @@ class Run:
     data: Data
     other_data: str | None = None
     """Where the data lies that was asked for, if it is not that which the run was measured on."""
+    further: dict[str, Loader] = field(default_factory=dict)
+    """Test sets that were asked for beside it, by name."""
 
 
 def load_run(
@@ -36,11 +38,13 @@ def load_run(
     whole: bool = False,
     checkpoint: str = "best",
     data_path: str | None = None,
+    also: Sequence[str] = (),
 ) -> Run:
     """Read a run back from its folder: its models, in eval mode, and its data.
 
     The data is this process's part of it, or with `whole` all of it. `checkpoint` is as in `weights_of`. With
-    `data_path` the data lies there by now, or it is another test set with classes of the run's.
+    `data_path` the data lies there by now, or it is another test set with classes of the run's; those at `also` are
+    read beside it.
 
     Raises:
         ValueError: the folder holds no run, or none of these weights; or the data is not the run's.
@@ -51,15 +55,9 @@ def load_run(
     settings = vars(config.data)
     if data_path is not None:
         settings = {**settings, "path": data_path, "class_names": recorded.get("test", {}).get("classes")}
-    data = build_data(
-        **settings,
-        eval_batch_size=batch_size,
-        order_seed=config.train.seed,
-        device=world.device,
-        rank=0 if whole else world.rank,
-        world_size=1 if whole else world.size,
-        train=False,
-    )
+    shared = {"eval_batch_size": batch_size, "order_seed": config.train.seed, "device": world.device}
+    shared |= {"rank": 0, "world_size": 1} if whole else {"rank": world.rank, "world_size": world.size}
+    data = build_data(**settings, **shared, train=False)
     other = None
     try:
         require_same(recorded.get("test"), identity(data.test), "test", str(folder))
@@ -74,7 +72,9 @@ def load_run(
             f"data.path: {data_path} has {data.num_classes} classes; allowed: the run's {config.model.num_classes}"
         )
     weights = weights_of(folder, checkpoint)
-    return Run(config, load_models(weights, config, data.image_shape, world), weights, data, other)
+    models = load_models(weights, config, data.image_shape, world)
+    further = further_tests(also, data, settings, config.model.num_classes, **shared)
+    return Run(config, models, weights, data, other, further)
 
 
 def weights_of(folder: Path, checkpoint: str = "best") -> dict[str, Path]:

@@ -30,6 +30,16 @@ class Run:
         return self.objective.attack_loss != "none"
 
     @property
+    def attacks_a_copy(self) -> bool:
+        attack = self.config.attack
+        return self.attacks and attack.view and attack.mode == "eval"
+
+    @property
+    def attack_start(self) -> str:
+        start = self.config.attack.start
+        return self.objective.attack_start if start == "auto" else start
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The models it has."""
         return (*self.objective.trains, *self.objective.frozen)
@@ -73,6 +83,13 @@ NATURAL: Need = ("an objective with a natural model", lambda run: run.has("natur
 ROBUST: Need = ("an objective with a robust model", lambda run: run.has("robust"))
 TEACHER: Need = ("an objective with a frozen teacher", lambda run: run.has("teacher"))
 MULTISTEP: Need = ("optim.schedule multistep", lambda run: run.config.optim.schedule == "multistep")
+ADAMW: Need = ("optim.name adamw", lambda run: run.config.optim.name == "adamw")
+COSINE: Need = ("optim.schedule cosine", lambda run: run.config.optim.schedule == "cosine")
+ONECYCLE: Need = (
+    "optim.schedule onecycle or onecycle_cosine",
+    lambda run: run.config.optim.schedule.startswith("onecycle"),
+)
+EMA: Need = ("train.ema", lambda run: run.config.train.ema is not None)
 DEEPSPEED: Need = ("parallel.strategy deepspeed", lambda run: run.strategy == "deepspeed")
 PROCESSES: Need = ("more than one process", lambda run: run.processes > 1)
 PGD: Need = ("evaluate.attack other than none, and norm linf or l2", lambda run: run.measures_by_pgd)
@@ -92,15 +109,25 @@ NEEDS: dict[str, Need] = {
     "attack.step_size": ATTACK,
     "attack.steps": ATTACK,
     "attack.start": ATTACK,
+    "attack.start_eps": (
+        "an attack with a uniform start",
+        lambda run: run.attacks and run.attack_start == "uniform",
+    ),
+    "attack.project": ATTACK,
+    "attack.warmup_epochs": ATTACK,
+    "attack.mode": ATTACK,
     "attack.loss": ATTACK,
-    "attack.view": ATTACK,
+    "attack.view": (
+        "an attack with attack.mode eval",
+        lambda run: run.attacks and run.config.attack.mode == "eval",
+    ),
     "attack.fold_batchnorm": (
-        "an attack with attack.view true, or a frozen teacher",
-        lambda run: (run.attacks and run.config.attack.view) or run.has("teacher"),
+        "an attack with attack.view true and attack.mode eval, or a frozen teacher",
+        lambda run: run.attacks_a_copy or run.has("teacher"),
     ),
     "attack.cuda_graph": (
-        "an attack with attack.view true, on a GPU",
-        lambda run: run.attacks and run.config.attack.view and run.device == "cuda",
+        "an attack with attack.view true and attack.mode eval, on a GPU",
+        lambda run: run.attacks_a_copy and run.device == "cuda",
     ),
     "data.seed": ("data that draws, or a choice among its images or labels", Run.draws),
     "data.workers": FILES,
@@ -117,10 +144,36 @@ NEEDS: dict[str, Need] = {
     "model.teacher_name": TEACHER,
     "model.teacher_options": TEACHER,
     "model.teacher_weights": TEACHER,
-    "optim.momentum": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.momentum": (
+        "optim.name sgd without optim.cycle_momentum",
+        lambda run: run.config.optim.name == "sgd" and not run.config.optim.cycle_momentum,
+    ),
+    "optim.cycle_momentum": (
+        "optim.name sgd with optim.schedule onecycle_cosine",
+        lambda run: run.config.optim.name == "sgd" and run.config.optim.schedule == "onecycle_cosine",
+    ),
+    "optim.nesterov": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.betas": ADAMW,
+    "optim.every": (
+        "optim.schedule cosine, onecycle or onecycle_cosine",
+        lambda run: run.config.optim.schedule not in ("constant", "multistep"),
+    ),
+    "optim.decayed": ("optim.weight_decay above 0", lambda run: run.config.optim.weight_decay > 0),
+    "optim.peak": ONECYCLE,
+    "optim.warmup_epochs": COSINE,
+    "optim.warmup_lr": (
+        "optim.schedule cosine with warmup_epochs above 0",
+        lambda run: run.config.optim.schedule == "cosine" and run.config.optim.warmup_epochs > 0,
+    ),
+    "optim.final_lr": COSINE,
+    "train.ema_start": EMA,
+    "train.ema_buffers": EMA,
     "optim.milestones": MULTISTEP,
     "optim.gamma": MULTISTEP,
-    "train.recompute_natural": NATURAL,
+    "train.recompute": (
+        "an objective with a natural model",
+        lambda run: run.config.train.recompute != "natural" or run.has("natural"),
+    ),
     "parallel.zero_stage": DEEPSPEED,
     "parallel.offload": DEEPSPEED,
     "parallel.deepspeed_config": DEEPSPEED,

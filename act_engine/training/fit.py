@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from act_engine.attack import usual_step_size
 from act_engine.config import Config, from_mapping
@@ -13,13 +13,14 @@ from act_engine.data import as_loader
 from act_engine.learners import deployed, pick_strategy
 from act_engine.models.side_by_side import stand_apart
 from act_engine.objectives import Objective, build_objective
-from act_engine.parallel import connect
+from act_engine.parallel import World, connect
 from act_engine.progress import Kind
 from act_engine.progress import progress as shown_progress
 from act_engine.runs.environment import pick_device
 from act_engine.training.build import check_given, make_learners, make_step
 from act_engine.training.checkpoint import require_finite
 from act_engine.training.losses import PendingLosses
+from act_engine.training.preflight import check_ball, check_model
 from act_engine.training.resolve import resolve
 
 
@@ -107,6 +108,8 @@ def fit(
         while step.steps_taken < total:
             epoch = step.steps_taken // steps_per_epoch
             for images, labels in loader.epoch(epoch):
+                if not step.steps_taken:
+                    _check(config, given, method, images, world)
                 losses = step(images, labels)
                 pending.add(step.steps_taken, losses)
                 bar.advance()
@@ -123,3 +126,13 @@ def fit(
         stand_apart(given[name]).eval()
     world.close()
     return Fitted(trained, history)
+
+
+def _check(config: Config, given: Mapping[str, nn.Module], method: Objective, images: Tensor, world: World) -> None:
+    """Find out before the first step whether attack and models suit images such as the first batch's."""
+    shape = tuple(images.shape[1:])
+    check_ball(config.attack.eps, config.attack.step_size, config.attack.norm, shape)
+    size = len(images) // config.train.accumulate * (world.size if config.parallel.sync_batchnorm else 1)
+    for name, model in given.items():
+        pass_size = size if name in method.trains else None
+        check_model(model, f"models: got {name!r}", [shape], num_classes=2, pass_size=pass_size)

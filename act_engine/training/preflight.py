@@ -1,13 +1,15 @@
 """What the steps of a run take for granted about its models, tried on two images before the first one."""
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import untouched
+from act_engine.attack import require_within, untouched
 from act_engine.attack.outputs import logits_of
+from act_engine.evaluation.premises import PremiseWarning
 
 
 def check_model(
@@ -42,6 +44,12 @@ def check_model(
         raise ValueError(f"{what}; allowed: {allowed} ({error})")
 
 
+def check_ball(eps: float, step_size: float, norm: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where the attack of a run on images (C, H, W) reaches further than any two of them lie apart."""
+    require_within("attack.eps", eps, norm, shape)
+    require_within("attack.step_size", step_size, norm, shape)
+
+
 def _output(model: nn.Module, shape: tuple[int, ...], count: int, *, training: bool) -> tuple[Any, str | None]:
     """What the model gives for `count` images of noise, and None; or None, and the first line of what it raises."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -66,3 +74,7 @@ def _check_output(output: Any, what: str, num_classes: int) -> None:
         raise ValueError(f"{what}: {str(error).removeprefix('model: ')}") from None
     if logits.shape[1] < num_classes:
         raise ValueError(f"{what}; allowed: a model of {num_classes} classes or more, where it has {logits.shape[1]}")
+    shares = ((logits.double().sum(1) - 1).abs() < 0.01).all()  # well over half precision's rounding
+    if shares and (logits >= 0).all():
+        text = f"{what}: its outputs look like probabilities; the losses expect the logits before them"
+        warnings.warn(text, PremiseWarning, stacklevel=2)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from act_engine.attack import Attack
+from act_engine.evaluation.premises import PremiseError, check_batch, check_range
 from act_engine.learners import Learner
 from act_engine.objectives import Objective
 from act_engine.training.awp import WeightPerturbation
@@ -28,6 +29,7 @@ class TrainingStep:
         frozen: functions from images to logits, by name, of the models that the objective needs trained already.
         perturbation: adversarial weight perturbation; None: none.
         perturbation_start: steps that are taken before it sets in.
+        attack_warmup: steps over which the attack's eps and step size rise linearly, to their whole in the last.
         seed: of every draw.
         rank: of this process; its part of the global batch begins at rank · batch size.
         accumulate: equal parts in which a batch is gone through.
@@ -42,17 +44,20 @@ class TrainingStep:
         frozen: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         perturbation: WeightPerturbation | None = None,
         perturbation_start: int = 0,
+        attack_warmup: float = 0,
         seed: int = 0,
         rank: int = 0,
         accumulate: int = 1,
     ) -> None:
         self.objective, self.learners, self.attack = objective, dict(learners), attack
         self.perturbation, self.perturbation_start = perturbation, perturbation_start
+        self.attack_warmup = attack_warmup
         self.seed, self.rank, self.accumulate = seed, rank, accumulate
         self.passes: dict[str, Callable[[Tensor], Tensor]] = {
             name: record_function(f"{name} forward")(learner) for name, learner in self.learners.items()
         }
         self.passes |= {name: record_function(f"{name} forward")(model) for name, model in (frozen or {}).items()}
+        self._checked = False
 
     @property
     def steps_taken(self) -> int:
@@ -65,10 +70,17 @@ class TrainingStep:
         Args:
             images: [B, C, H, W] on the models' device, float in [0, 1], or uint8 meaning x / 255.
             labels: [B], int64, on that device.
+
+        Raises:
+            PremiseError: the first batch's images or labels are not of that form; looking at them waits for the device.
         """
+        if not self._checked:
+            self._check(images, labels)
+            self._checked = True
         torch.manual_seed(stream(self.seed, self.steps_taken, f"models {self.rank}"))
         if self.attack is not None:
             self.attack.generator.manual_seed(stream(self.seed, self.steps_taken, "attack"))
+            self.attack.strength = min(1.0, (self.steps_taken + 1) / max(self.attack_warmup, 1))
         size = len(labels) // self.accumulate
         parts = []
         for index in range(self.accumulate):
@@ -86,6 +98,15 @@ class TrainingStep:
             for learner in self.learners.values():
                 learner.step()
         return parts[0] if self.accumulate == 1 else {k: sum(p[k] for p in parts) / self.accumulate for k in parts[0]}
+
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        check_batch(images, labels)
+        check_range(images)
+        for name, learner in self.learners.items():
+            dtype = next((p.dtype for p in learner.module.parameters() if p.is_floating_point()), images.dtype)
+            if images.is_floating_point() and images.dtype != dtype:
+                allowed = f"{dtype}, as the {name} model's weights are, or torch.uint8"
+                raise PremiseError(f"images: got {images.dtype}; allowed: {allowed}")
 
     @record_function(OBJECTIVE)
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from act_engine import evaluate
+from act_engine.evaluation.subset import chosen
 
 NET = """
 from torch import nn
@@ -41,21 +42,22 @@ def foreign(tmp_path, monkeypatch):
 WORDS = ["--model.name", "users_net:Net", "--model.weights", "net.pt", "--data.name", "digits", "--eps", "0.05"]
 
 
-def test_its_figures_are_those_of_the_model_and_of_pyautoattack(foreign, tmp_path, capsys):
+@pytest.mark.parametrize(("attack", "count"), [("apgd-ce", 40), ("autoattack", 12)])
+def test_its_figures_are_those_of_the_model_and_of_pyautoattack(attack, count, foreign, tmp_path, capsys):
     pyautoattack = pytest.importorskip("pyautoattack")
     model, data = foreign
-    words = [*WORDS, "--attack", "apgd-ce", "--images", "40", "--steps", "5", "--restarts", "1", "--output", "out"]
+    words = [*WORDS, "--attack", attack, "--images", str(count), "--steps", "5", "--restarts", "1", "--output", "out"]
     assert evaluate.main([*words, "--check_masking", "false", "--progress", "none"]) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]["model"]
     images, labels = (torch.cat(parts) for parts in zip(*data.test.epoch(0), strict=True))
-    chosen = torch.arange(40) * len(labels) // 40
-    x, y = images[chosen], labels[chosen]
-    assert found["clean_accuracy"] == int((model(x).argmax(1) == y).sum()) / 40
+    x, y = (part[chosen(0, len(labels), count, len(labels))] for part in (images, labels))
+    assert found["clean_accuracy"] == int((model(x).argmax(1) == y).sum()) / count
     library = pyautoattack.AutoAttack(model, norm="Linf", eps=0.05, seed=0, version="standard")
-    library.attacks_to_run = ["apgd-ce"]
-    _, predicted = library.run_standard_evaluation(x.contiguous(), y, batch_size=40)
+    if attack != "autoattack":
+        library.attacks_to_run = [attack]
+    _, predicted = library.run_standard_evaluation(x.contiguous(), y, batch_size=count)
     # The same seed, batch and arithmetic: the same images withstand.
-    assert 0 < found["robust_accuracy"] == int((predicted == y).sum()) / 40 < found["clean_accuracy"]
+    assert 0 < found["robust_accuracy"] == int((predicted == y).sum()) / count < found["clean_accuracy"]
     assert "model" in capsys.readouterr().out
 
 

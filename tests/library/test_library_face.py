@@ -175,6 +175,71 @@ def test_a_mistake_is_one_line(loaders, call, words):
     assert words in str(raised.value)
 
 
+def pair():
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return images, torch.arange(8)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (lambda x: x * 255, "images: got values from"),
+        (lambda x: (x - 0.5) / 0.2, "normalise inside the model"),
+        (lambda x: x * torch.nan, "images: got NaN"),
+        (lambda x: x.double(), "images: got torch.float64; allowed: torch.float32, as the robust model's weights are"),
+        (lambda x: x.half(), "images: got torch.float16"),
+        (lambda x: (x * 255).long(), "images: got a tensor of int64"),
+        (lambda x: x.expand(-1, 3, -1, -1), "models: got 'robust'; allowed: a model that takes images of [3, 8, 8]"),
+    ],
+    ids=["0 to 255", "normalised", "NaN", "double", "half", "integers", "channels"],
+)
+def test_images_that_training_does_not_take_are_refused_before_the_first_step(images, words):
+    model, (x, labels) = net(), pair()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as raised:
+        act_engine.fit(model, [(images(x), labels)], objective="madry", epochs=1, steps=1, progress="none")
+    assert words in str(raised.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_uint8_images_are_taken_by_fit_and_by_robustness():
+    images, labels = pair()
+    batches = [((images * 255).round().to(torch.uint8), labels)]
+    model = act_engine.fit(net(), batches, objective="madry", epochs=1, steps=1, progress="none").models["robust"]
+    asked = {"eps": 0.1, "steps": 1, "restarts": 1, "check_masking": False, "progress": "none"}
+    as_floats = [(batches[0][0] / 255, labels)]
+    assert act_engine.robustness(model, batches, **asked) == act_engine.robustness(model, as_floats, **asked)
+
+
+@pytest.mark.parametrize("eps", [8.001, 128.0])
+def test_a_ball_that_holds_every_image_is_refused_in_l2_too(eps):
+    """Images of 1×8×8 in [0, 1] lie at most √64 apart."""
+    words = rf"eps: got {eps}; allowed: at most 8: images \[1, 8, 8\] in \[0, 1\] lie no further apart in l2.*/255\?"
+    with pytest.raises(ValueError, match=f"^attack.{words}$"):
+        act_engine.fit(net(), [pair()], objective="madry", epochs=1, steps=1, step_size=0.1, eps=eps, norm="l2")
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        act_engine.robustness(net(), [pair()], eps=eps, norm="l2", steps=1, restarts=1, progress="none")
+
+
+def test_the_largest_l2_ball_is_allowed():
+    asked = {"eps": 8.0, "norm": "l2", "steps": 1, "progress": "none"}
+    act_engine.fit(net(), [pair()], objective="madry", epochs=1, step_size=8.0, **asked)
+    act_engine.robustness(net(), [pair()], restarts=1, **asked)
+
+
+def test_models_that_share_weights_are_refused():
+    robust, natural = net(), net()
+    natural[0] = robust[0]
+    with pytest.raises(ValueError, match=r"^models: got 'robust' and 'natural' that share weights"):
+        act_engine.fit({"robust": robust, "natural": natural}, [pair()], epochs=1, steps=1)
+
+
+def test_a_model_that_gives_probabilities_is_warned_of():
+    model = nn.Sequential(net(), nn.Softmax(1))
+    with pytest.warns(UserWarning, match=r"^models: got 'robust': its outputs look like probabilities"):
+        act_engine.fit(model, [pair()], objective="madry", epochs=1, steps=1, progress="none")
+
+
 def test_a_step_in_a_loop_of_ones_own(loaders):
     from act_engine.learners import lr_schedule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -388,3 +389,18 @@ def test_no_pretrained_weights_is_one_line(hub):
     for name in ("small_cnn", "resnet18d_nowhere"):
         with pytest.raises(ValueError, match=rf"model\.pretrained: got True; allowed: false with {name}"):
             load_pretrained(model, name, image_shape=(3, 32, 32))
+
+
+def test_without_a_network_the_hubs_client_neither_waits_nor_chatters(hub, monkeypatch, capfd):
+    """A host of .invalid has no address (RFC 2606); the client itself would try for it ten times, for a minute."""
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr("act_engine.models.timm_models.getproxies", dict)
+    model = build_model("test_resnet", num_classes=4, image_shape=(3, 32, 32))
+    with pytest.raises(ValueError, match=r"nor to be fetched \(there is no network\); fetch them where"):
+        load_pretrained(model, "test_resnet", image_shape=(3, 32, 32), new_head=True)
+    assert capfd.readouterr().err == ""
+    assert constants.HF_HUB_OFFLINE is False
+    hub.publish("test_resnet", timm.create_model("test_resnet").state_dict())  # what is in the cache serves
+    assert load_pretrained(model, "test_resnet", image_shape=(3, 32, 32), new_head=True)

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -95,8 +96,18 @@ def test_weights_have_the_mode_of_other_files(tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-def test_schedulers_signals_checkpoint(number, tmp_path, monkeypatch):
+@contextmanager
+def handled(number, handler):
+    """Whatever this process inherited for the signal, such as SIGHUP ignored under nohup."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def train_with_a_signal(number, output, monkeypatch):
+    """The exit code of three steps after each of which the process sends itself the signal."""
     from act_engine.training.runlog import RunLog
 
     advance = RunLog.advance
@@ -107,6 +118,17 @@ def test_schedulers_signals_checkpoint(number, tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunLog, "advance", after_a_step)
     words = ["--recipe", "digits", "--train.max_steps", "3", "--attack.steps", "1", "--evaluate.attack", "none"]
-    assert train.main([*words, "--output", str(tmp_path / "run")]) == 128 + number
+    return train.main([*words, "--output", str(output)])
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path, monkeypatch):
+    with handled(signal.SIGHUP, signal.SIG_IGN):
+        assert train_with_a_signal(signal.SIGHUP, tmp_path / "run", monkeypatch) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_schedulers_signals_checkpoint(number, tmp_path, monkeypatch):
+    with handled(number, signal.SIG_DFL):
+        assert train_with_a_signal(number, tmp_path / "run", monkeypatch) == 128 + number
     assert (tmp_path / "run/checkpoints/step-1/manifest.json").exists()
     assert not (tmp_path / "run" / LOCK).exists()
