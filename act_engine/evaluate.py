@@ -221,8 +221,8 @@ def _run(words: list[str]) -> Task:
     given = own_arguments(Arguments, options)
     if given.run is None:
         raise ValueError(
-            "RUN: the folder of a training run is missing, such as runs/digits; or --model.name and --model.weights, for "
-            "a model that was trained elsewhere"
+            "RUN: the folder of a training run is missing, such as runs/digits; or, of a model that was trained "
+            "elsewhere, --model.name and --model.weights"
         )
     from act_engine.evaluation import check_evaluation
     from act_engine.parallel import connect
@@ -282,21 +282,19 @@ def _run(words: list[str]) -> Task:
 
 def _foreign(words: list[str]) -> Task:
     """The evaluation of a model that was trained elsewhere; a collective."""
+    if not words[0].startswith("-"):
+        raise ValueError(f"RUN: got {words[0]!r}; allowed with --model.NAME: none, for a run has its own models")
     options = read_options(Foreign, words, COMMAND, common=COMMON)
     given = own_arguments(Foreign, options)
     config = from_mapping({**_given_evaluation(options), **nested(options)}, Config(attack=AttackConfig()))
     usual = flat(Config())
     for name, value in flat(config).items():
         if name in OF_TRAINING and value != usual[name]:
-            raise ValueError(
-                f"{name}: got {value!r}; allowed here: {usual[name]!r}, for one model is measured, not trained"
-            )
+            raise ValueError(f"{name}: got {value!r}; allowed: {usual[name]!r}, for nothing is trained here")
     if config.model.weights is None and not config.model.pretrained:
         raise ValueError("model.weights: got None; allowed: the file of the model's weights, or model.pretrained true")
     if config.evaluate.eps is None and config.evaluate.attack != "none":
         raise ValueError("--eps: got None; allowed: the radius of the ball in [0, 1] pixel units, such as 8/255")
-    if given.export is not None and given.output is None:
-        raise ValueError("--output: got None; allowed with --export: a folder")
     from act_engine.evaluation import check_evaluation
     from act_engine.parallel import connect
     from act_engine.runs.environment import pick_device
@@ -310,7 +308,7 @@ def _foreign(words: list[str]) -> Task:
         if output is not None and world.is_main:
             check_output("--output", output, (EVALUATION,))
         refuse_idle_evaluation(config)
-        claim = None if output is None else _claim(given, config, output)
+        claim = _claim(given, config, output)
     run = load_foreign(config, world, class_names=given.class_names, say=print if world.is_main else lambda note: None)
     config = run.config
     with world.together():
@@ -336,13 +334,15 @@ def _given_evaluation(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"evaluate": {name: options[name] for name in names if name in options}}
 
 
-def _claim(given: SimpleNamespace, config: Config, folder: Path) -> str | None:
+def _claim(given: SimpleNamespace, config: Config, folder: Path | None) -> str | None:
     """The name under which the evaluation is exported; None: it is not."""
     from act_engine.reporting.leaderboard import check_export
 
-    name = given.export_name or folder.resolve().name
     if given.export is None and given.export_name is not None:
-        raise ValueError(f"--export_name: got {name!r}; allowed without --export: null")
+        raise ValueError(f"--export_name: got {given.export_name!r}; allowed without --export: null")
+    if given.export is not None and folder is None:
+        raise ValueError("--output: got None; allowed with --export: a folder")
+    name = "" if folder is None else given.export_name or folder.resolve().name
     check_export(given.export, config.evaluate, config.evaluate.ball(config.attack)[1], name)
     return None if given.export is None else name
 

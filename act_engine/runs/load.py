@@ -80,7 +80,7 @@ def load_run(
 def load_foreign(
     config: Config, world: World, *, class_names: str | None = None, say: Callable[[str], None] = print
 ) -> Run:
-    """A model that was trained elsewhere, called ``"model"``, as the settings name it, and the test images; a collective.
+    """A model that was trained elsewhere, called ``"model"``, and the test images, by the settings; a collective.
 
     The returned config has the number of classes. The data is this process's part of it, or, where the evaluation is
     AutoAttack's, all of it.
@@ -99,16 +99,16 @@ def load_foreign(
     def read() -> tuple[Data, dict[str, Loader]]:
         names = None if class_names is None else read_class_names(class_names, config.data.name)
         try:
-            data = build_data(**settings, **shared, train=False, class_names=names)
+            classes = config.model.num_classes
+            data = build_data(**settings, **shared, train=False, class_names=names, num_classes=classes)
         except FileNotFoundError as error:
             if config.data.name != "image_folder" or names is not None or config.data.path is None:
                 raise
             raise ValueError(f"{error}; or --class_names, where it holds test images alone") from error
-        classes = config.model.num_classes or data.num_classes
-        return data, further_tests(config.evaluate.also, data, settings, classes, **shared)
+        return data, further_tests(config.evaluate.also, data, settings, data.num_classes, **shared)
 
     data, further = world.main_first(read)  # rank 0 lists the files, and the others find what it found
-    model_settings = replace(config.model, num_classes=config.model.num_classes or data.num_classes)
+    model_settings = replace(config.model, num_classes=data.num_classes)
     architecture = model_settings.architecture("robust")
     with world.together():
         model = build_model(**architecture, image_shape=data.image_shape)
