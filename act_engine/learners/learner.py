@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from act_engine.attack import AUTOCAST, AttackView, Inputs, LiveView
-from act_engine.learners.recompute import Recomputed
+from act_engine.models.recompute import Recompute, repeated_blocks
 from act_engine.models.side_by_side import lay_side_by_side
 
 OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
@@ -37,7 +37,8 @@ class Learner:
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
         accumulate: backward passes a step; their gradients are averaged.
         clip_norm: largest norm of the whole gradient; a longer one is scaled down to it. None: no limit.
-        recompute: keep no activations between the forward and the backward pass, and pay with a second forward pass.
+        recompute: keep fewer activations between the forward and the backward pass, and pay with a second forward pass:
+            ``"none"``; ``"model"``: the images alone; ``"blocks"``: the inputs of each block, in attacks too.
         ema_decay: keep a moving average of the weights, with a decay that rises to this (`average_decay`). None: none.
         ema_start: the average is the model itself until so many steps are taken, with which its decay begins.
         ema_buffers: ``"averaged"`` like the weights, or ``"copied"``: BatchNorm's statistics are the model's.
@@ -62,7 +63,7 @@ class Learner:
         device: str | torch.device = "cpu",
         accumulate: int = 1,
         clip_norm: float | None = None,
-        recompute: bool = False,
+        recompute: str = "none",
         ema_decay: float | None = None,
         ema_start: float = 0,
         ema_buffers: str = "averaged",
@@ -75,7 +76,9 @@ class Learner:
         self._compile = compile
         if compile:
             self.module.compile()
-        self._trained = Recomputed(self.module) if recompute else self.module
+        self.recompute = recompute
+        self._recomputed = Recompute(self._whole_or_blocks(self.module))
+        self._bare_recomputed = self._blocks_recomputed()
         self.lr_at, self.steps_taken = lr_at, 0
         self._momentum_at = momentum if callable(momentum) else None
         groups = decay_groups(self.module, weight_decay, decayed)
@@ -96,11 +99,13 @@ class Learner:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
-        return self._logits(self._training_forward, images)
+        with self._recomputed.active():
+            return self._logits(self._training_forward, images)
 
     def bare(self, images: Tensor) -> Tensor:
         """The same through the bare `module`, in whatever mode it is: no hook, no collective."""
-        return self._logits(self.module, images)
+        with self._bare_recomputed.active():
+            return self._logits(self.module, images)
 
     def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
         """The gradient of a `bare` pass's loss to parameters of `module`, its mean over ranks; no step sees it."""
@@ -114,6 +119,7 @@ class Learner:
             fold=fold,
             channels_last=self._memory_format is torch.channels_last,
             compile=self._compile,
+            recompute=self.recompute == "blocks",
         )
 
     def live_view(self, train: bool = False) -> LiveView:
@@ -180,7 +186,14 @@ class Learner:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _training_forward(self, images: Tensor) -> Tensor:
-        return self._trained(images)
+        return self.module(images)
+
+    def _whole_or_blocks(self, module: nn.Module) -> list[nn.Module]:
+        return [module] if self.recompute == "model" else repeated_blocks(module) if self.recompute == "blocks" else []
+
+    def _blocks_recomputed(self) -> Recompute:
+        """What `bare` passes through `module` as it is now recompute: the whole model would save them nothing."""
+        return Recompute([] if self.recompute == "model" else self._whole_or_blocks(self.module))
 
     def _set_lr(self) -> None:
         for group in self.optimizer.param_groups:

@@ -30,7 +30,7 @@ def check_strategy(
     precision: str,
     sync_batchnorm: bool,
     deepspeed_config: str | None,
-    recompute_natural: bool,
+    recompute: str,
 ) -> None:
     """Refuse what a strategy cannot do, before anything is built.
 
@@ -39,9 +39,8 @@ def check_strategy(
     """
     if sync_batchnorm and device_type != "cuda":
         raise ValueError("parallel.sync_batchnorm: got true on the CPU; PyTorch has SyncBatchNorm for GPUs only")
-    if recompute_natural and (strategy == "deepspeed" or sync_batchnorm):
-        other = "parallel.strategy deepspeed" if strategy == "deepspeed" else "parallel.sync_batchnorm true"
-        raise ValueError(f"train.recompute_natural: got true with {other}; allowed: false")
+    if recompute != "none" and sync_batchnorm:
+        raise ValueError(f"train.recompute: got {recompute!r} with parallel.sync_batchnorm true; allowed: none")
     if strategy == "deepspeed":
         import_deepspeed(device_type)
         read_settings(deepspeed_config)

@@ -151,7 +151,7 @@ def _make_learner(
         channels_last=train.channels_last,
         compile=train.compile,
         accumulate=train.accumulate,
-        recompute=train.recompute_natural and name == "natural",
+        recompute={"natural": "model" if name == "natural" else "none"}.get(train.recompute, train.recompute),
         clip_norm=optim.clip_norm,
         ema_decay=train.ema if averaged else None,
         ema_start=train.ema_start * total_steps,

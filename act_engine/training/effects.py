@@ -170,7 +170,10 @@ NEEDS: dict[str, Need] = {
     "train.ema_buffers": EMA,
     "optim.milestones": MULTISTEP,
     "optim.gamma": MULTISTEP,
-    "train.recompute_natural": NATURAL,
+    "train.recompute": (
+        "an objective with a natural model",
+        lambda run: run.config.train.recompute != "natural" or run.has("natural"),
+    ),
     "parallel.zero_stage": DEEPSPEED,
     "parallel.offload": DEEPSPEED,
     "parallel.deepspeed_config": DEEPSPEED,

@@ -40,7 +40,7 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
         precision=config.train.precision,
         sync_batchnorm=parallel.sync_batchnorm,
         deepspeed_config=parallel.deepspeed_config,
-        recompute_natural=config.train.recompute_natural,
+        recompute=config.train.recompute,
     )
     return dataclasses.replace(
         config,

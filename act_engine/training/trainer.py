@@ -17,6 +17,7 @@ from act_engine.data import Batch, Data, Loader, describe_data, further_tests
 from act_engine.evaluation import answers_question, check_evaluation, evaluate_models, format_table
 from act_engine.learners import deployed
 from act_engine.models import describe_model, load_weights
+from act_engine.models.recompute import repeated_blocks
 from act_engine.parallel import Vote, connect
 from act_engine.progress import progress
 from act_engine.runs import environment
@@ -158,6 +159,9 @@ class Trainer:
         pass_size = config.data.batch_size // config.train.accumulate
         pass_size *= self.world.size if config.parallel.sync_batchnorm else 1
         for name, model in {**trained, **self.frozen}.items():
+            if name in trained and config.train.recompute == "blocks" and not repeated_blocks(model):
+                allowed = f"none, natural, model for {self._described[name]}, which is no chain of blocks"
+                raise ValueError(f"train.recompute: got 'blocks'; allowed: {allowed}")
             check_model(
                 model if config.parallel.strategy == "deepspeed" else model.to(self.world.device),
                 f"models: got {name!r}" if name in self._given else chosen_by(config.model, name),

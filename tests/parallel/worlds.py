@@ -43,6 +43,11 @@ CASES = {
     **{f"zero{stage}/{a}": ({**ZERO, "zero_stage": stage}, a) for stage in range(4) for a in (1, 2)},
     **{f"zero3-layers/{a}": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, a) for a in (1, 2)},
 }
+RECOMPUTED = {  # in the world of 2 alone
+    "ddp-blocks/1": ({"strategy": "ddp"}, 1),
+    **{f"zero3-{mode}/1": ({**ZERO, "zero_stage": 3}, 1) for mode in ("blocks", "model")},
+    "zero3-layers-blocks/1": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, 1),
+}
 # A ZeRO-2 run of 2 processes, stopped after SAVED_AT steps, goes on in these worlds and strategies.
 SAVED_AT = 3
 SAVED = {**ZERO, "zero_stage": 2}
@@ -68,6 +73,15 @@ SMALL_BUCKETS = {
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # it leaves small parameters whole
 
 
+class Block(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(channels, width, 3, stride=stride), nn.SiLU()
+
+    def forward(self, images):
+        return self.act(self.conv(images))
+
+
 class TinyNet(nn.Module):
     """No BatchNorm; odd sizes, so that no parameter divides evenly over the ranks.
 
@@ -77,7 +91,7 @@ class TinyNet(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 7, 3, stride=2), nn.SiLU(), nn.Conv2d(7, 13, 3), nn.SiLU())
+        self.features = nn.Sequential(Block(1, 7, 2), Block(7, 13, 1))
         self.fc = nn.Linear(13, classes)
 
     def forward(self, images):
@@ -91,7 +105,7 @@ class InFloat64(TinyNet):
         return super().forward(images.double())
 
 
-def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
+def settings(parallel: dict, accumulate: int, optimizer: str = "sgd", recompute: str = "none") -> dict:
     world_size = dist.get_world_size()
     return {
         "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
@@ -112,9 +126,16 @@ def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
             "accumulate": accumulate,
             "ema": 0.9,
             "ema_start": 0.05,
+            "recompute": recompute,
         },
         "parallel": parallel,
     }
+
+
+def recomputed(case: str) -> str:
+    """A case's train.recompute, which its name ends with before the slash."""
+    mode = case.split("/")[0].rpartition("-")[2]
+    return mode if mode in ("blocks", "model") else "none"
 
 
 class Collectives(TorchDispatchMode):
@@ -259,11 +280,13 @@ def peak_memory(settings: Path, parallel: dict) -> int:
 
 def run_world(output: Path) -> dict:
     size = dist.get_world_size()
-    cases = {"single/1": ({}, 1), **CASES} if size == 1 else CASES
+    cases = {1: {"single/1": ({}, 1), **CASES}, 2: {**CASES, **RECOMPUTED}}.get(size, CASES)
     # The memory first: looking at all tensors takes the longer, the more objects there are.
     results = {f"memory/{name}": peak_memory(output / "small_buckets.json", p) for name, p in MEMORY.items()}
     results |= {
-        name: outcome(make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate))
+        name: outcome(
+            make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate, recompute=recomputed(name))
+        )
         for name, (parallel, accumulate) in cases.items()
     }
     if size == 1:
