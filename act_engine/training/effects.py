@@ -20,7 +20,7 @@ class Run:
     config: Config
     objective: Kind
     strategy: str
-    """``"single"``, ``"ddp"`` or ``"deepspeed"``."""
+    """``"single"``, ``"ddp"``, ``"fsdp"`` or ``"deepspeed"``."""
     processes: int
     device: str
     """``"cpu"`` or ``"cuda"``."""
@@ -179,12 +179,16 @@ NEEDS: dict[str, Need] = {
         "an objective with a natural model",
         lambda run: run.config.train.recompute != "natural" or run.has("natural"),
     ),
+    "parallel.shard_size": ("parallel.strategy fsdp", lambda run: run.strategy == "fsdp"),
     "parallel.zero_stage": DEEPSPEED,
     "parallel.offload": DEEPSPEED,
     "parallel.deepspeed_config": DEEPSPEED,
     "parallel.gather_for_attack": (
-        "parallel.strategy deepspeed with zero_stage 3, and an attack",
-        lambda run: run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3 and run.attacks,
+        "parallel.strategy fsdp, or deepspeed with zero_stage 3, and an attack",
+        lambda run: (
+            run.attacks
+            and (run.strategy == "fsdp" or (run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3))
+        ),
     ),
     "parallel.sync_batchnorm": PROCESSES,
     "evaluate.version": LIBRARY,
