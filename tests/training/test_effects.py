@@ -211,7 +211,7 @@ def parts(config: Config, folder: Path) -> dict[str, Any]:
         "rates": [learners[name].lr_at(n) for name in learners for n in range(trainer.total_steps)],
         "ball": config.evaluate.ball(config.attack),
         "awp": step.perturbation_start if step.perturbation else None,
-        "passes": [type(learner._trained).__name__ for learner in learners.values()],
+        "passes": [learner.recompute for learner in learners.values()],
         "optimizers": [str(learner.optimizer) for learner in learners.values()],
         "views": [f"{type(view).__name__} {getattr(view, 'module', None)}" for view in views],
     }

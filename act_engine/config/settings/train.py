@@ -22,9 +22,11 @@ class TrainConfig:
     """Keep images and convolutions in the channels_last layout, which their kernels prefer."""
     compile: bool = False
     """torch.compile the models: costs minutes at the start, saves time and memory in every step."""
-    recompute_natural: bool = False
-    """Compute the natural model's activations a second time for its backward pass, instead of keeping them during the
-    attack and the robust model's passes: less memory, one forward pass more per step."""
+    recompute: Literal["none", "natural", "blocks", "model"] = "none"
+    """What is computed a second time for the backward passes instead of being kept, which saves memory: natural (the
+    natural model, kept neither during the attack nor during the robust model's passes: one forward pass more a step),
+    model (the same for every model), blocks (of every model each block by itself, in the attack too: the least memory,
+    about a third more arithmetic)."""
     accumulate: int = 1
     """Equal parts in which a process goes through its batch, 1 or more, to save memory: the step is the same, except
     that BatchNorm sees each part by itself."""
