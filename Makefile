@@ -63,7 +63,7 @@ BUILD := $(BIN)/python -m build --no-isolation
 wheels: $(VENV)/dist.stamp
 	rm -rf dist build/wheels kernels/build/lib*
 	ACT_BUILD=$(WHEEL_BUILD) TORCH_CUDA_ARCH_LIST="$(WHEEL_ARCHITECTURES)" $(BUILD) --wheel --outdir build/wheels kernels
-	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 --wheel-dir dist \
+	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --only-plat --plat manylinux_2_28_x86_64 --wheel-dir dist \
 	  --exclude 'libtorch*' --exclude 'libcudart*' build/wheels/act_kernels-*.whl
 	ACT_BUILD=none $(BUILD) --wheel --outdir dist kernels
 	ACT_BUILD=none $(BUILD) --sdist --outdir dist kernels
