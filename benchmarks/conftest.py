@@ -17,7 +17,9 @@ _RUN = pytest.StashKey[Bench]()
 def pytest_addoption(parser):
     group = parser.getgroup("act_kernels")
     group.addoption("--large", action="store_true", help="also the sizes that take minutes on a CPU")
-    group.addoption("--rounds", type=int, default=30, help="timed calls of each contender (default 30)")
+    group.addoption(
+        "--rounds", type=int, help="timed calls of each contender (default 30; of whole steps and peers less)"
+    )
     group.addoption("--save-results", action="store_true", help="write benchmarks/results/DEVICE/TIME.json")
 
 
@@ -28,7 +30,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def bench(request, device) -> Bench:
-    request.config.stash[_RUN] = Bench(device, request.config.getoption("--rounds"))
+    request.config.stash[_RUN] = Bench(device, request.config.getoption("--rounds") or 30)
     return request.config.stash[_RUN]
 
 
