@@ -5,9 +5,9 @@
 
 Every contender is a process of its own (`peers/driver.py`) with the same PyTorch, weights, batch, optimizer and threads.
 Before it is timed its result is checked. A step: the change of the weights lies no further from that of the plain
-float32 step than half as far again as a second plain step, with another random start, or the plain step under autocast.
-An evaluation: of the plain evaluation's verdicts at most 5 in 100 are others, which random starts decide. Rounds run all
-contenders in turn; ratios are medians over the rounds of each round's ratio, by wall-clock and by CPU time.
+float32 step than half as far again as a second plain step, with another random start, or the plain step under
+autocast. An evaluation: of the plain one's verdicts at most 5 in 100 are others, which random starts decide. Rounds
+run all contenders in turn; ratios are medians over the rounds of each round's ratio, by wall-clock and by CPU time.
 """
 
 import json

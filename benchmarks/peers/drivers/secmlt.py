@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from secmlt.adv.backends import Backends
 from secmlt.adv.evasion.base_evasion_attack import BaseEvasionAttack
-from secmlt.adv.evasion.pgd import PGD
 from secmlt.adv.evasion.perturbation_models import LpPerturbationModels
+from secmlt.adv.evasion.pgd import PGD
 from secmlt.defenses.adv_training.pytorch.adversarial_trainer import AdversarialTrainer
 from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
 from setting import Setting
