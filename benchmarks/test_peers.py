@@ -3,18 +3,18 @@
     make peers                                        # sets the peers' environments up
     pytest benchmarks/ --benchmark-only -k peers --save-results
 
-Every contender is a process of its own (`peers/driver.py`) with the same PyTorch, weights, batch, optimizer and threads.
-Before it is timed its result is checked. A step: the change of the weights lies no further from that of the plain
-float32 step than half as far again as a second plain step, with another random start, or the plain step under
+Every contender is a process of its own (`peers/driver.py`) with the same PyTorch, weights, batch, optimizer and
+threads. Before it is timed its result is checked. A step: the change of the weights lies no further from that of the
+plain float32 step than half as far again as a second plain step, with another random start, or the plain step under
 autocast. An evaluation: of the plain one's verdicts at most 5 in 100 are others, which random starts decide. Rounds
 run all contenders in turn; ratios are medians over the rounds of each round's ratio, by wall-clock and by CPU time.
 """
 
+import contextlib
 import json
 import os
 import statistics
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,9 @@ class Process:
         self._process = start(name, threads=str(torch.get_num_threads()))
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             raise PeerError(f"the process ended with {self._process.wait()}")
@@ -73,10 +74,13 @@ class Process:
         return answer
 
     def close(self) -> None:
-        self._process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
 
 
-@contextmanager
+@contextlib.contextmanager
 def contenders(wanted: Iterator[str]) -> Iterator[tuple[dict[str, Process], dict[str, str]]]:
     """Processes of those that are installed, by name, and of the others why not."""
     missing = {name: reason for name in wanted if (reason := why_missing(name))}
