@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from act_kernels.losses import attack_grad
-from act_kernels.steps import pgd_step, random_start
+from .losses import attack_grad
+from .steps import pgd_step, random_start
 
 
 @dataclass(frozen=True)
