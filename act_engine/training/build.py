@@ -139,6 +139,7 @@ def _make_learner(
         gather_for_attack=parallel.gather_for_attack,
         deepspeed_config=parallel.deepspeed_config,
         sync_batchnorm=parallel.sync_batchnorm,
+        shard_size=parallel.shard_size,
         batch_size=config.data.batch_size // train.accumulate,
         lr_at=lr_at,
         optimizer=optim.name,

@@ -15,7 +15,7 @@ from torch.profiler import record_function
 from act_engine.config import Config
 from act_engine.data import Batch, Data, Loader, describe_data, further_tests
 from act_engine.evaluation import answers_question, check_evaluation, evaluate_models, format_table
-from act_engine.learners import deployed
+from act_engine.learners import SHARDED, deployed
 from act_engine.models import describe_model, load_weights
 from act_engine.models.recompute import repeated_blocks
 from act_engine.parallel import Vote, connect
@@ -80,7 +80,7 @@ class Trainer:
     ) -> None:
         device = environment.pick_device(config.train.device)
         parallel = config.parallel
-        self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
+        self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy in SHARDED)
         self.output, self.profile = Path(output), profile
         with world.together():
             if world.is_main:
@@ -163,7 +163,7 @@ class Trainer:
                 allowed = f"none, natural, model for {self._described[name]}, which is no chain of blocks"
                 raise ValueError(f"train.recompute: got 'blocks'; allowed: {allowed}")
             check_model(
-                model if config.parallel.strategy == "deepspeed" else model.to(self.world.device),
+                model if config.parallel.strategy in SHARDED else model.to(self.world.device),
                 f"models: got {name!r}" if name in self._given else chosen_by(config.model, name),
                 shapes,
                 num_classes=data.num_classes,

@@ -96,6 +96,7 @@ def test_what_it_does_not_go_with_is_refused():
         check_strategy(
             "ddp",
             device_type="cuda",
+            world_size=2,
             precision="float32",
             sync_batchnorm=True,
             deepspeed_config=None,

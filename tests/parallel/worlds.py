@@ -37,15 +37,21 @@ from act_engine.training.trainer import Trainer
 Process = get_context("fork").Process
 STEPS = 5
 ZERO = {"strategy": "deepspeed"}
+FSDP = {"strategy": "fsdp"}
 WORLDS = (2, 1, 4)
 CASES = {
     **{f"ddp/{a}": ({"strategy": "ddp"}, a) for a in (1, 2)},
     **{f"zero{stage}/{a}": ({**ZERO, "zero_stage": stage}, a) for stage in range(4) for a in (1, 2)},
     **{f"zero3-layers/{a}": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, a) for a in (1, 2)},
+    **{f"fsdp/{a}": (FSDP, a) for a in (1, 2)},
+    "fsdp-layers/1": ({**FSDP, "gather_for_attack": False}, 1),
 }
+HYBRID = {"fsdp-hybrid/1": ({**FSDP, "shard_size": 2}, 1)}  # in the world of 4 alone
 RECOMPUTED = {  # in the world of 2 alone
     "ddp-blocks/1": ({"strategy": "ddp"}, 1),
     **{f"zero3-{mode}/1": ({**ZERO, "zero_stage": 3}, 1) for mode in ("blocks", "model")},
+    "fsdp-blocks/1": (FSDP, 1),
+    "fsdp-layers-blocks/1": ({**FSDP, "gather_for_attack": False}, 1),
     "zero3-layers-blocks/1": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, 1),
 }
 # A ZeRO-2 run of 2 processes, stopped after SAVED_AT steps, goes on in these worlds and strategies.
@@ -53,8 +59,8 @@ SAVED_AT = 3
 SAVED = {**ZERO, "zero_stage": 2}
 RESUMED = {
     1: {"zero2": SAVED, "single": {}},
-    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}},
-    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}},
+    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}, "fsdp": FSDP},
+    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "fsdp": FSDP},
 }
 SELECTING = {"ddp": {"strategy": "ddp"}, "zero2": SAVED}  # runs of 2 processes that export the best of three epochs
 MEMORY = {"ddp": {"strategy": "ddp"}, **{f"zero{stage}": {**ZERO, "zero_stage": stage} for stage in range(4)}}
@@ -280,7 +286,7 @@ def peak_memory(settings: Path, parallel: dict) -> int:
 
 def run_world(output: Path) -> dict:
     size = dist.get_world_size()
-    cases = {1: {"single/1": ({}, 1), **CASES}, 2: {**CASES, **RECOMPUTED}}.get(size, CASES)
+    cases = {1: {"single/1": ({}, 1), **CASES}, 2: {**CASES, **RECOMPUTED}, 4: {**CASES, **HYBRID}}.get(size, CASES)
     # The memory first: looking at all tensors takes the longer, the more objects there are.
     results = {f"memory/{name}": peak_memory(output / "small_buckets.json", p) for name, p in MEMORY.items()}
     results |= {
