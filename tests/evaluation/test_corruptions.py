@@ -209,6 +209,11 @@ def test_a_second_test_set_is_a_column(run, capsys):
     printed = capsys.readouterr().out
     assert "mine %" in printed
     assert f"mine: clean accuracy on the {int(kept.sum())} images of {run / 'mine.npz'}" in printed
+    assert evaluate.main([str(run / "run"), "--also", str(run / "mine.npz"), "--among", "present"]) == 0
+    among = read_evaluation(next((run / "run" / "evaluations").glob("*among-present*")))["models"]["natural"]
+    chosen = (model(images[kept])[:, :4].argmax(1) == labels[kept]).float().mean().item()
+    assert among["on_mine_accuracy"] == pytest.approx(chosen)
+    assert "the model chose among those classes alone" in capsys.readouterr().out
     np.savez(run / "large.npz", test_images=np.zeros((2, 9, 9, 1), np.uint8), test_labels=np.zeros(2, int))
     for path, message in (("large.npz", "with images [1, 9, 9]; allowed: [1, 8, 8]"), ("nowhere.npz", "there is no")):
         with pytest.raises(SystemExit):
