@@ -11,8 +11,8 @@ import torch
 from act_engine.models import build_model
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-TASK = {"kind": "step", "name": "madry", "model": "small_cnn", "classes": 3, "threads": 1, "seed": 0, "eps": 8 / 255}
-TASK |= {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "precision": "float32", "steps": 2, "step_size": 4 / 255}
+TASK = {"kind": "step", "name": "madry", "model": "small_cnn", "classes": 3, "threads": 1, "seed": 0, "eps": 0.1}
+TASK |= {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "precision": "float32", "steps": 5, "step_size": 0.05}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def _classifier(setting: Setting) -> PyTorchClassifier:
     return PyTorchClassifier(
         model=setting.model,
         loss=torch.nn.CrossEntropyLoss(),
-        optimizer=setting.optimizer(),
+        optimizer=setting.optimizer() if setting.kind == "step" else None,
         input_shape=tuple(setting.images.shape[1:]),
         nb_classes=setting.classes,
         clip_values=(0.0, 1.0),
