@@ -7,6 +7,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from rounds import EPS, STEP_SIZE, STEPS, batches, compare, plain_pgd, small_model
+from torch.utils.data import DataLoader
 
 from act_engine import AttackView
 from act_kernels import PGD
@@ -22,10 +23,8 @@ class AdversarialBatches(L.Callback):
         self.view = AttackView(module.model)
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        images, labels = batch
         with torch.enable_grad():
-            found = self.attack(self.view, images, labels) if self.fused else plain_pgd(module.model, images, labels)
-        images.copy_(found)
+            batch[0].copy_(self.attack(self.view, *batch) if self.fused else plain_pgd(module.model, *batch))
 
 
 class Classifier(L.LightningModule):
@@ -44,7 +43,7 @@ def train(fused: bool, steps: int, dtype: torch.dtype) -> float:
     """The norm of the weights after a short training."""
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
     trainer = L.Trainer(max_epochs=1, accelerator="cpu", callbacks=[AdversarialBatches(fused)], **quiet)
-    trainer.fit(Classifier(dtype), list(batches(steps, dtype)))
+    trainer.fit(Classifier(dtype), DataLoader(list(batches(steps, dtype)), batch_size=None))
     return float(sum(p.detach().double().norm() for p in trainer.lightning_module.parameters()))
 
 

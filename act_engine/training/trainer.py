@@ -352,7 +352,7 @@ class Trainer:
         chosen = self.config.checkpoint
         settings = {"attack": attack, "steps": chosen.best_steps, "loss": chosen.best_loss, "targets": 0}
         settings |= {"restarts": 1, "step_size": None, "images": None, "check_masking": False}
-        settings |= {"corruptions": (), "also": ()}
+        settings |= {"corruptions": (), "also": (), "among": "all"}
         if self.config.evaluate.norm == "l1":  # in which there is no PGD
             settings |= {"norm": None, "eps": None}
         settings = dataclasses.replace(self.config.evaluate, **settings)
