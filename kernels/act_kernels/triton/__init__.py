@@ -17,8 +17,9 @@ if _INSTALLED:
     from act_kernels.triton.kl_ce_loss import kl_ce_loss
     from act_kernels.triton.pgd_step import pgd_step
     from act_kernels.triton.random_start import random_start
+    from act_kernels.triton.rescale import rescale_
 
-    __all__ = ["act_loss", "kl_ce_loss", "pgd_step", "random_start", "why_not"]
+    __all__ = ["act_loss", "kl_ce_loss", "pgd_step", "random_start", "rescale_", "why_not"]
 
 
 def why_not(op: str, device: str, dtype: torch.dtype) -> str | None:
