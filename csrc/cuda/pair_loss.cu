@@ -135,6 +135,7 @@ struct Place {
 template <class T, int kThreads, int kPacks>
 struct InRegisters {
   static constexpr bool kShared = false;
+  static constexpr bool kLabelsAgain = false;
   static constexpr int kBlocks = kThreads <= 128 ? 5 : 2;
   static constexpr int N = kWidth<T>;
   Place<T> place;
@@ -185,6 +186,7 @@ struct InRegisters {
 template <class T, int kThreads, bool kInShared>
 struct Streamed {
   static constexpr bool kShared = kInShared;
+  static constexpr bool kLabelsAgain = true;  // read again for the third pass: in registers they would spill others
   static constexpr int kBlocks = kThreads <= 256 ? 3 : 2;
   static constexpr int N = kWidth<T>;
   using P = Pack<T, N>;
@@ -362,7 +364,7 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
   const int lane = kRows == 1 ? threadIdx.x : threadIdx.x % kThreads;
   int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
   // All lanes of a warp take part in its shuffles: those beyond the last row compute that row too and write nothing.
-  const bool written = row < p.rows;
+  const bool written = kRows == 1 || row < p.rows;
   row = written ? row : p.rows - 1;
   const int64_t start = row * p.classes;
   const int classes = static_cast<int>(p.classes);
@@ -373,7 +375,7 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
   Row values(place, lane, shared);
   float top[2] = {-INFINITY, -INFINITY};
   values.maxima(top);
-  const RowLabels labels = row_labels<kDense>(p, row);
+  RowLabels labels = row_labels<kDense>(p, row);
   reduce<kThreads>(top, scratch, Max{});
   RowTarget<float> u{0.0f, 0.0f, 1.0f, labels.valid ? 0.0f : NAN};
   if (!kDense && lane == 0) {
@@ -395,6 +397,9 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
     }
   }
 
+  if constexpr (Row::kLabelsAgain) {
+    labels = row_labels<kDense>(p, row);
+  }
   const float inverse_a_T = inverse_fast(s.exp_a_T);
   const float inverse_b_T = inverse_fast(s.exp_b_T);
   auto terms = [&](float ce, float kl, float sum, float own_T, float other_T, float cross) {
@@ -404,8 +409,6 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
   };
   const GradientTerms<float> of_z = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0f);
   const GradientTerms<float> of_t = terms(p.ce_t, p.joint ? p.kl_z : p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
-  T* grad_z = p.grad_z != nullptr && written ? static_cast<T*>(p.grad_z) + start : nullptr;
-  T* grad_t = p.grad_t != nullptr && written ? static_cast<T*>(p.grad_t) + start : nullptr;
   if (p.grad_z != nullptr || p.grad_t != nullptr) {
     values.each_pack(scale, [&](int pack, auto at) {
       float to_z[N], to_t[N];
@@ -416,11 +419,11 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
         to_t[e] = p.joint ? teacher_gradient(of_t, v.exp_b, v.exp_b_T, -v.difference)
                           : student_gradient(of_t, v.exp_b, v.exp_b_T, v.exp_a_T);
       }
-      if (grad_z != nullptr) {
-        store_gradient<kDense>(place, grad_z, pack, to_z, labels, of_z.at_label);
+      if (p.grad_z != nullptr && written) {
+        store_gradient<kDense>(place, static_cast<T*>(p.grad_z) + start, pack, to_z, labels, of_z.at_label);
       }
-      if (grad_t != nullptr) {
-        store_gradient<kDense>(place, grad_t, pack, to_t, labels, of_t.at_label);
+      if (p.grad_t != nullptr && written) {
+        store_gradient<kDense>(place, static_cast<T*>(p.grad_t) + start, pack, to_t, labels, of_t.at_label);
       }
     });
   }
