@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from act_engine.attack import frozen_eval
+from act_engine.attack import frozen_model
 
 HIDDEN, STEPS, LEARNING_RATE = 8, 300, 0.01
 """The probe: one hidden layer of so many units, so many full-batch steps of Adam. On 500 images a network's 64 features
@@ -58,7 +58,7 @@ def penultimate(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tens
         ValueError: the model calls no linear layer.
     """
     found = []
-    with frozen_eval(model), torch.no_grad(), _linear_inputs(model) as inputs:
+    with frozen_model(model), torch.no_grad(), _linear_inputs(model) as inputs:
         for batch in images.split(batch_size):
             inputs.clear()
             model(batch)

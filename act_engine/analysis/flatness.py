@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from act_engine.attack import frozen_eval
+from act_engine.attack import frozen_model
 
 POWER_STEPS, POWER_TOLERANCE = 50, 1e-3
 
@@ -52,7 +52,7 @@ def measure_flatness(
 
 def predictive_entropy(model: nn.Module, images: Tensor, batch_size: int = 500) -> float:
     """Mean entropy in nats of softmax(model(images)), temperature 1, eval mode."""
-    with frozen_eval(model), torch.no_grad():
+    with frozen_model(model), torch.no_grad():
         logits = torch.cat([model(batch) for batch in images.split(batch_size)]).double()
     return float(torch.special.entr(logits.softmax(1)).sum(1).mean())
 
@@ -74,7 +74,7 @@ def noisy_performance(
     """
     disturbed = copy.deepcopy(model)
     right = loss = 0.0
-    with frozen_eval(disturbed), torch.no_grad():
+    with frozen_model(disturbed), torch.no_grad():
         for draw in range(draws):
             random = torch.Generator().manual_seed(seed * draws + draw)
             for mine, original in zip(disturbed.parameters(), model.parameters(), strict=True):
@@ -102,7 +102,7 @@ def top_eigenvalue(
     random = torch.Generator().manual_seed(seed)
     vector = [torch.randn(v.shape, generator=random, dtype=v.dtype).to(v.device) for v in values]
     eigenvalue = 0.0
-    with frozen_eval(model):
+    with frozen_model(model):
         for _ in range(POWER_STEPS):
             length = sum(part.square().sum() for part in vector).sqrt()
             vector = [part / length.clamp_min(1e-30) for part in vector]

@@ -1,7 +1,7 @@
 """Attacks on images in [0, 1]: views of a model, the PGD loop, and the inner maximisation of training."""
 
 from act_engine.attack.attack import Attack
-from act_engine.attack.frozen import frozen_eval, untouched
+from act_engine.attack.frozen import frozen_model, untouched
 from act_engine.attack.pgd import input_gradient, pgd, usual_step_size
 from act_engine.attack.pixels import Inputs, diameter, require_within, unit_range
 from act_engine.attack.start import first_iterate
@@ -15,7 +15,7 @@ __all__ = [
     "LiveView",
     "diameter",
     "first_iterate",
-    "frozen_eval",
+    "frozen_model",
     "input_gradient",
     "pgd",
     "require_within",

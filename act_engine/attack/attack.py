@@ -1,5 +1,7 @@
 """The inner maximisation of a training step."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ class Attack:
         kl_weight: weight of KL(softmax(target_logits) ‖ softmax(model(x'))), summed over the batch.
         ce_weight: weight of the cross-entropy to the labels, summed over the batch.
         start: ``"gaussian"`` (x + 0.001 · N(0, 1), not projected), ``"uniform"`` in the ball, or ``"none"``.
+        start_eps: radius of the uniform start's ball; None: eps.
+        project: keep every iterate in the ball; False: in [0, 1] alone.
         steps, step_size, eps, norm: as `pgd`.
         generator: source of the start's noise, on the images' device; its seed decides: reseed it for every batch.
         cuda_graph: on a GPU, record the loop once for each shape and replay it.
@@ -30,6 +34,8 @@ class Attack:
         kl_weight: float,
         ce_weight: float,
         start: str,
+        start_eps: float | None = None,
+        project: bool = True,
         steps: int,
         step_size: float,
         eps: float,
@@ -40,7 +46,8 @@ class Attack:
         self.view = view
         self.position = 0  # place in the whole batch of the first image that the next call sees
         self.kl_weight, self.ce_weight = kl_weight, ce_weight
-        self.start, self.generator = start, generator
+        self.start, self.start_eps, self.project, self.generator = start, start_eps, project, generator
+        self.strength = 1.0  # share of eps, start_eps and step_size that the next call has
         self.settings = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
         self._graphs = GraphedLoop(self._loop) if cuda_graph else None
         self._generation = view.generation
@@ -59,10 +66,11 @@ class Attack:
         if target_logits is None and self.kl_weight:
             raise ValueError("target_logits: the attack maximises a KL term and needs the target's logits; got None")
         target = None if target_logits is None else target_logits.detach()
-        eps, norm = self.settings["eps"], self.settings["norm"]
-        x_start = first_iterate(x, eps, norm, self.start, self.generator, first=self.position)
+        radius = self.strength * (self.settings["eps"] if self.start_eps is None else self.start_eps)
+        x_start = first_iterate(x, radius, self.settings["norm"], self.start, self.generator, first=self.position)
         with self.view.ready():
-            recorded = self._graphs is not None and x.is_cuda and self.view.recordable
+            # A recording holds the numbers that it was made with.
+            recorded = self._graphs is not None and x.is_cuda and self.view.recordable and self.strength == 1
             return (self._recorded if recorded else self._loop)(x, x_start, labels, target)
 
     def _recorded(self, *inputs: Tensor | None) -> Tensor:
@@ -75,4 +83,7 @@ class Attack:
             other = logits if target is None else target
             return attack_grad(logits, other, labels, kl_weight=self.kl_weight, ce_weight=self.ce_weight)
 
-        return pgd(self.view, x, x_start, logit_grad, **self.settings)
+        sizes = {name: self.strength * self.settings[name] for name in ("step_size", "eps")}
+        if not self.project:
+            sizes["eps"] = math.inf
+        return pgd(self.view, x, x_start, logit_grad, **{**self.settings, **sizes})

@@ -10,16 +10,17 @@ from act_engine.attack.contents import Contents
 
 
 @contextmanager
-def frozen_eval(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode with its parameters frozen; every flag is put back on leaving, whatever happened inside.
+def frozen_model(model: nn.Module, train: bool = False) -> Iterator[nn.Module]:
+    """The model in eval mode, or in train mode, with its parameters frozen.
 
-    The training flag is kept for each submodule, so a model that is partly in eval mode comes back as it was. BatchNorm
-    statistics are only read, and no parameter gradient is computed, so none is accumulated, consumed or reduced.
+    Every flag is put back on leaving, whatever happened inside: the training flag of each submodule, so a model that is
+    partly in eval mode comes back as it was. No parameter gradient is computed, so none is accumulated, consumed or
+    reduced. In eval mode BatchNorm statistics are only read; in train mode `untouched` puts them back.
     """
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval()
+        model.train(train)
         for parameter in trainable:
             parameter.requires_grad_(False)
         yield model

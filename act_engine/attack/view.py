@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from act_engine.attack.agreement import disagreement, moved, unit_roundoff
 from act_engine.attack.contents import Contents, unwrapped
 from act_engine.attack.folding import PRODUCERS, Folded, OtherAxis, fold_into, foldable_pairs
-from act_engine.attack.frozen import frozen_eval, untouched, version
+from act_engine.attack.frozen import frozen_model, untouched, version
 from act_engine.attack.outputs import logits_of
 from act_engine.attack.pixels import Inputs, unit_range
+from act_engine.models.recompute import Recompute, repeated_blocks
 from act_engine.models.side_by_side import lay_side_by_side
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,11 +29,14 @@ PATIENCE = 5
 class LiveView:
     """The model itself, frozen and in eval mode for the time of an attack: for weights that cannot be copied.
 
+    In train mode instead, BatchNorm normalises by the batch at hand; its running statistics are put back.
+
     Args:
         model: the module whose flags, buffers and attributes are put back.
         forward: images [B, C, H, W] to logits [B, classes] through it.
         whole: entered for that time, for a model whose parameters are not always all there.
         dtype: what `forward` computes in, where that is less than the weights' own.
+        train: have the model in train mode.
     """
 
     recordable = False
@@ -44,8 +48,9 @@ class LiveView:
         forward: Callable[[Tensor], Tensor],
         whole: Callable[[], AbstractContextManager] = nullcontext,
         dtype: torch.dtype | None = None,
+        train: bool = False,
     ) -> None:
-        self.model, self.forward, self.whole, self.dtype = model, forward, whole, dtype
+        self.model, self.forward, self.whole, self.dtype, self.train = model, forward, whole, dtype, train
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.forward(images)
@@ -53,7 +58,7 @@ class LiveView:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The time in which the view may be called: the model is restored at its end, whatever happens."""
-        with self.whole(), untouched(self.model), frozen_eval(self.model):
+        with self.whole(), untouched(self.model), frozen_model(self.model, self.train):
             yield
 
 
@@ -79,6 +84,7 @@ class AttackView:
         model: images [B, C, H, W] in [0, 1] to logits [B, classes], or an output that has ``logits``. It is read, and
             never written. Of DistributedDataParallel, DataParallel and torch.compile the module inside is taken.
         precision: ``"float32"`` (the weights' own dtype), ``"bfloat16"`` or ``"float16"`` (autocast).
+        recompute: keep the input of each block alone for the backward pass, and compute the rest again.
 
     Raises:
         ValueError: in a call, if the output of the model has no logits.
@@ -92,11 +98,12 @@ class AttackView:
         fold: bool = True,
         channels_last: bool = True,
         compile: bool = False,
+        recompute: bool = False,
     ) -> None:
         self.source = unwrapped(model)
         self.dtype = AUTOCAST[precision]
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self._fold, self._compile = fold, compile
+        self._fold, self._compile, self._recompute = fold, compile, recompute
         self._live = LiveView(self.source, self._live_pass)
         self.module: nn.Module | None = None
         self.why_not_channels_last: str | None = None
@@ -117,7 +124,7 @@ class AttackView:
                 return self._live(images)
         if not self._compared and len(images):
             return self._first(images)
-        return self._logits(self._forward, self._inputs(images), self.dtype)
+        return self._logits(self._copy_pass, self._inputs(images), self.dtype)
 
     @property
     def recordable(self) -> bool:
@@ -203,7 +210,8 @@ class AttackView:
                 self._read.append(index)
         self._own = Contents(self.module)
         self._take_over()
-        self._forward = torch.compile(self.module) if self._compile else self.module
+        self._recomputed = Recompute(repeated_blocks(self.module) if self._recompute else [])
+        self._copy = torch.compile(self.module) if self._compile else self.module
 
     @torch.no_grad()
     def _take_over(self) -> None:
@@ -237,7 +245,7 @@ class AttackView:
             # In train mode, so that a copy that still reaches into the model by one of its functions shows it.
             with untouched(self.source), _in_train_mode(self.source):
                 tensors = self._contents.tensors()
-                logits = self._logits(self._forward, batch, self.dtype)
+                logits = self._logits(self._copy_pass, batch, self.dtype)
                 if self._contents.change() or not all(map(is_, tensors, self._contents.tensors())):
                     failure = "a function in it sets attributes of the model that was copied"
         except OtherAxis as error:
@@ -285,6 +293,10 @@ class AttackView:
             _set_random_state(images, random)
             return self._logits(self.source._call_impl, images.clone(), dtype)  # not through torch.compile
 
+    def _copy_pass(self, batch: Tensor) -> Tensor:
+        with self._recomputed.active():
+            return self._copy(batch)
+
     def _live_pass(self, images: Tensor) -> Tensor:
         return self._logits(self.source, Inputs()(images), self.dtype)
 
@@ -294,7 +306,7 @@ class AttackView:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _go_live(self, reason: str) -> None:
-        self.module = self._forward = None
+        self.module = self._copy = None
         self.why_live = reason
         self.folded = []
         self.generation += 1

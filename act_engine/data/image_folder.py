@@ -234,20 +234,21 @@ def relabelled(
 ) -> Listing:
     """A held-out listing with the labels of the training `classes`, which must be its own; ValueError otherwise.
 
-    Without `whole` it may lack some of them.
+    Without `whole` it may lack some of them, and its folders may have the labels' numbers for names.
     """
     if classes is None:
         return listing
-    ours, theirs = ({same_name(name): name for name in names} for names in (listing.classes, classes))
-    sides = ((theirs, ours, "has, and train/ lacks,"), *(((ours, theirs, "lacks"),) if whole else ()))
-    for lacking, present, problem in sides:
+    known = classes
+    if not whole and set(listing.classes) <= {str(number) for number in range(len(classes))}:
+        known = tuple(map(str, range(len(classes))))  # folders called by the label's number, as ImageNet-V2's are
+    ours, theirs = ({same_name(name): name for name in names} for names in (listing.classes, known))
+    theirs_lack = "has, and train/ lacks," if whole else "has, and the model's classes lack,"
+    needed = "; both splits need the same classes" if whole else ""
+    for lacking, present, problem in ((theirs, ours, theirs_lack), *(((ours, theirs, "lacks"),) if whole else ())):
         odd = sorted(present.keys() - lacking.keys())
         if odd:
-            raise ValueError(
-                f"data.path: {folder} {problem} the class folder {odd[0]!r} ({len(odd)} in all); both splits need the "
-                "same classes"
-            )
-    number_of = {same_name(name): number for number, name in enumerate(classes)}
+            raise ValueError(f"data.path: {folder} {problem} the class folder {odd[0]!r} ({len(odd)} in all){needed}")
+    number_of = {same_name(name): number for number, name in enumerate(known)}
     numbers = np.array([number_of[same_name(name)] for name in listing.classes], np.int64)
     files = listing.files
     if not np.array_equal(numbers, np.arange(len(numbers))):

@@ -29,12 +29,12 @@ class _Header(NamedTuple):
     dtype: np.dtype
 
 
-def npz(path: str | None, num_classes: int | None = None) -> Splits:
+def npz(path: str | None, num_classes: int | None = None, train: bool = True) -> Splits:
     """Read `train_images`, `train_labels`, `test_images`, `test_labels` of an .npz file, or Keras' x_train, y_train, …
 
     Images are `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`, uint8 or floats in [0, 1]; labels are `[N]` or `[N, 1]`
     integers from 0 on. `val_images` and `val_labels` (x_val, y_val), if there, are what checkpoints are chosen by.
-    Pickled objects in the file are refused.
+    Pickled objects in the file are refused. Without `train` the file need not hold training images, and none are read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,28 +49,31 @@ def npz(path: str | None, num_classes: int | None = None) -> Splits:
             if file.read(6) == b"\x93NUMPY":
                 raise BadFile(f"data.path: {path} is one array (.npy); npz needs an .npz file of {_wanted()}")
         with zipfile.ZipFile(path) as archive:
-            arrays = _read(archive, path)
+            arrays = _read(archive, path, train)
     notes: list[str] = []
     parts = {split: _pictures(arrays, split, path, notes) for split in SPLITS if f"{split} images" in arrays}
     _check_alike(parts, path)
-    labels = {split: part.labels for split, part in parts.items()}
+    labels = {split: arrays[f"{split} labels"] for split in SPLITS if f"{split} labels" in arrays}
     count = count_classes(labels, num_classes, lambda split, index: f"image {index} of {path}'s {split}_images", notes)
-    return Splits(parts["train"], parts["test"], count, selection=parts.get("val"), notes=tuple(notes))
+    return Splits(parts.get("train"), parts["test"], count, selection=parts.get("val"), notes=tuple(notes))
 
 
-def _wanted() -> str:
-    return "train_images, train_labels, test_images, test_labels"
+def _wanted(train: bool = True) -> str:
+    return "train_images, train_labels, test_images, test_labels" if train else "test_images, test_labels"
 
 
-def _read(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
+def _read(archive: zipfile.ZipFile, path: str, train: bool) -> dict[str, np.ndarray]:
     """The arrays by "SPLIT KIND". All headers are judged before any array is read."""
     entries = {entry.filename: entry for entry in archive.infolist()}
     members: dict[str, zipfile.ZipInfo] = {}
-    for split, needed in SPLITS.items():
+    for split, always in SPLITS.items():
         for kind, patterns in NAMES.items():
+            needed = always and (train or split == "test")
             names = [pattern.format(split) for pattern in patterns if f"{pattern.format(split)}.npy" in entries]
             if not names and needed:
-                raise BadFile(f"data.path: {path} has no array {patterns[0].format(split)!r}; it needs {_wanted()}")
+                raise BadFile(
+                    f"data.path: {path} has no array {patterns[0].format(split)!r}; it needs {_wanted(train)}"
+                )
             if len(names) > 1:
                 raise BadFile(f"data.path: {path} holds both {names[0]} and {names[1]}; keep one of the two")
             if names:
@@ -78,13 +81,13 @@ def _read(archive: zipfile.ZipFile, path: str) -> dict[str, np.ndarray]:
     if ("val images" in members) != ("val labels" in members):
         raise BadFile(f"data.path: {path} holds only one of val_images and val_labels; it needs both or neither")
     headers = {part: _header(archive, entry, path) for part, entry in members.items()}
-    for split in SPLITS:
-        if f"{split} images" in headers:
-            _check_shapes(headers[f"{split} images"], headers[f"{split} labels"], split, path)
     arrays = {}
-    for part, entry in members.items():
-        with archive.open(entry) as file:
-            arrays[part] = np.lib.format.read_array(file, allow_pickle=False)
+    for split in SPLITS:
+        if all(f"{split} {kind}" in members for kind in NAMES):
+            _check_shapes(headers[f"{split} images"], headers[f"{split} labels"], split, path)
+            for kind in NAMES if train or split == "test" else ["labels"]:  # by which the classes are counted
+                with archive.open(members[f"{split} {kind}"]) as file:
+                    arrays[f"{split} {kind}"] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
 
 
@@ -146,12 +149,13 @@ def _pictures(arrays: dict[str, np.ndarray], split: str, path: str, notes: list[
 
 
 def _check_alike(parts: dict[str, Pictures], path: str) -> None:
-    shape = parts["train"].images.shape[1:]
+    first = next(iter(parts))
+    shape = parts[first].images.shape[1:]
     for split, part in parts.items():
         if part.images.shape[1:] != shape:
             raise ValueError(
                 f"data.path: {path}: {split}_images has pictures of {list(part.images.shape[1:])} (H, W, C), "
-                f"train_images of {list(shape)}; all splits need the same"
+                f"{first}_images of {list(shape)}; all splits need the same"
             )
 
 

@@ -58,7 +58,7 @@ class AutoAttack:
     def settings(self) -> dict[str, Any]:
         """All that decides the result beside the model and the images, the library's release included."""
         names = ("eps", "norm", "version", "attacks")
-        return {name: getattr(self, name) for name in names} | {"library": version("pyautoattack")}
+        return {name: getattr(self, name) for name in names} | {"library": library_version()}
 
     def __call__(self, view: WatchedView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
         watched = WatchedView(self._view, view.record)
@@ -112,6 +112,11 @@ class _Log:
         """Kept, but for what `_fit_to` has taken care of."""
         if not text.startswith("with only"):
             self.warnings.append(text)
+
+
+def library_version() -> str:
+    """The library's release."""
+    return version("pyautoattack")
 
 
 def import_autoattack() -> ModuleType:

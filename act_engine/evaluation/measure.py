@@ -16,22 +16,27 @@ from act_engine.data import Loader
 from act_engine.evaluation.accuracy import Accuracy, evaluate
 from act_engine.evaluation.attacks import NORMS, EvaluationAttack, PGDAttack, RandomNoise, Transfer
 from act_engine.evaluation.autoattack import AutoAttack, import_autoattack
+from act_engine.evaluation.corruptions import SEVERITIES, Corruption, corruptions_named
 from act_engine.evaluation.interval import wilson
 from act_engine.evaluation.kept import Kept, weights
 from act_engine.evaluation.losses import NEEDS_CLASSES
 from act_engine.evaluation.masking import RadiiProbe, signs_of_masking
 from act_engine.evaluation.premises import once_each
 from act_engine.evaluation.subset import spread
-from act_engine.evaluation.table import NAMES
+from act_engine.evaluation.table import NAMES, ON
 from act_engine.parallel import World
 
+CORRUPTED = "corrupted by "
+"""Before the name of a corruption, among the names of what is measured."""
 
-def check_evaluation(settings: EvaluateConfig, num_classes: int) -> None:
-    """Refuse an evaluation that the number of classes, or what is installed, does not allow.
+
+def check_evaluation(settings: EvaluateConfig, num_classes: int, channels: int = 3) -> None:
+    """Refuse an evaluation that the number of classes, or of the images' channels, or what is installed, forbids.
 
     Raises:
         ValueError: naming the setting.
     """
+    corruptions_named(settings.corruptions, channels)
     if settings.attack == "none":
         return
     needed = NEEDS_CLASSES[settings.loss] + (settings.loss == "dlr" and settings.targets > 0)
@@ -57,6 +62,7 @@ def evaluate_models(
     state: Path | None = None,
     again: bool = False,
     whole: bool = False,
+    further: Mapping[str, Loader] | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
     """The content of evaluation.json: the models, by name, on every image of a test loader.
@@ -72,15 +78,17 @@ def evaluate_models(
         again: measure anew what is kept there.
         whole: `loader` gives all images on every process, of which each takes its share in whole batches: AutoAttack's
             result is then the same for any number of processes.
+        further: test sets by name, on which clean accuracy is measured too; they are given as `loader` is.
     """
     eps, norm = settings.ball(attack)
     step_size = usual_step_size(eps, settings.steps) if settings.step_size is None else settings.step_size
     share = _Share(loader, settings.images, world, whole)
     attacked = settings.attack != "none"
     ours = norm in NORMS  # or the library's alone
-    shape = () if norm == "linf" else _image_shape(loader)
+    shape = () if norm == "linf" and not settings.corruptions else _image_shape(loader)
     with world.together():
-        if attacked and shape:
+        kinds = corruptions_named(settings.corruptions, shape[0] if shape else 3)
+        if attacked and shape and norm != "linf":
             require_within("eps", eps, norm, shape)
     pgd, noise, probe = None, None, None
     if ours:
@@ -102,6 +110,7 @@ def evaluate_models(
             named = None if settings.attack == "autoattack" else (settings.attack,)
             attacks["robust"] = AutoAttack(model, eps, norm, settings.version, named)
             attacks |= {"pgd": pgd} if ours else {}
+        attacks |= {CORRUPTED + kind: Corruption(kind) for kind in kinds}
         if state is not None:
             attacks = _kept(attacks, model, source, state / name, again)
         measured = evaluate(
@@ -120,7 +129,14 @@ def evaluate_models(
         if measured.samples != share.total:
             raise ValueError(f"loader: gave {measured.samples} images in a pass; allowed: {share.total}, as it says")
         result[name] = _describe(measured, settings.attack, probe, world)
+        for other, there in (further or {}).items():
+            _add_further(result[name], other, model, there, world, whole)
     evaluation = {"models": result, "attack": None, "samples": share.total, **_question(models, settings, seed)}
+    if further:
+        evaluation["also"] = {
+            name: {"path": path, "samples": loader.num_samples}
+            for path, (name, loader) in zip(settings.also, further.items(), strict=True)
+        }
     if attacked:
         described = {"name": "pgd", "start": "uniform", **asdict(pgd)} if ours else None
         if settings.by_library:
@@ -202,10 +218,30 @@ def _image_shape(loader: Loader) -> tuple[int, ...]:
     return () if first is None else tuple(first[0].shape[1:])
 
 
+def _add_further(entry: dict[str, Any], name: str, model: nn.Module, loader: Loader, world: World, whole: bool) -> None:
+    """Measure clean accuracy on a further test set into a model's entry of evaluation.json; a collective."""
+    share = _Share(loader, None, world, whole)
+    measured = evaluate(
+        model,
+        share.batches(),
+        attack=None,
+        first=share.first,
+        total=share.total,
+        sum_over_ranks=world.total,
+        together=world.together,
+        warn=lambda text: None,
+    )
+    key = f"{ON}{name}_accuracy"
+    entry[key] = measured.clean_accuracy
+    entry["intervals"][key] = wilson(measured.clean, measured.samples)
+    entry["warnings"] += [f"{name}: {text}" for text in _of_all_ranks(measured.warnings, world)]
+
+
 def _describe(measured: Accuracy, attack: str, probe: RadiiProbe | None, world: World) -> dict[str, Any]:
     """One model's entry of evaluation.json; a collective."""
     samples = measured.samples
-    counts = {name: sum(right) for name, right in measured.right.items() if name != "masking"}
+    hidden = ("masking", *(name for name in measured.right if name.startswith(CORRUPTED)))
+    counts = {name: sum(right) for name, right in measured.right.items() if name not in hidden}
     entry: dict[str, Any] = {f"{name}_accuracy": count / samples for name, count in counts.items()}
     entry.setdefault("robust_accuracy", None)
     entry["intervals"] = {f"{name}_accuracy": wilson(count, samples) for name, count in counts.items()}
@@ -220,6 +256,13 @@ def _describe(measured: Accuracy, attack: str, probe: RadiiProbe | None, world: 
     for name in ("robust", "pgd"):
         if len(measured.stages.get(name, ())) > 1:
             entry[f"{name}_by_restart"] = [count / samples for count in measured.stages[name]]
+    corrupted = {name: stages for name, stages in measured.stages.items() if name.startswith(CORRUPTED)}
+    if corrupted:
+        kinds = {name.removeprefix(CORRUPTED): [c / samples for c in stages] for name, stages in corrupted.items()}
+        mean = sum(map(sum, kinds.values())) / (len(kinds) * SEVERITIES)
+        entry |= {"corrupted_accuracy": mean, "corruptions": kinds}
+        # An image's share of its corruptions lies in [0, 1], so its variance is at most that of a yes or no.
+        entry["intervals"]["corrupted_accuracy"] = wilson(round(mean * samples), samples)
     if probe is not None:
         images, *rows = measured.stages["masking"]
         count = len(probe.radii)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import frozen_eval, unit_range, untouched
+from act_engine.attack import frozen_model, unit_range, untouched
 from act_engine.attack.outputs import logits_of
 
 PROBED = 8
@@ -70,7 +70,7 @@ def check_model(model: nn.Module, images: Tensor) -> torch.dtype:
         PremiseError: its output is no tensor of logits [B, classes].
     """
     few = unit_range(images[:2]).clone()
-    with torch.no_grad(), untouched(model), frozen_eval(model):
+    with torch.no_grad(), untouched(model), frozen_model(model):
         output = model(few)
     try:
         logits = logits_of(output, len(few))

@@ -1,6 +1,6 @@
 """How robust a model of your own is, on batches of your own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -58,6 +58,7 @@ def robustness(
     version: str = "standard",
     images: int | None = None,
     check_masking: bool = True,
+    corruptions: Sequence[str] = (),
     seed: int = 0,
     progress: Kind | bool = "auto",
 ) -> Robustness:
@@ -74,6 +75,7 @@ def robustness(
         version: of AutoAttack: ``"standard"``, ``"plus"`` or ``"rand"``.
         images: measure on so many images, spread evenly over the loader's; None: on all.
         check_masking: look for signs of gradient masking.
+        corruptions: kinds of common corruption, or ``"all"``, whose accuracies are in ``to_dict()``.
         seed: of the random starts.
         progress: ``"bar"``, ``"lines"``, ``"none"``, or ``"auto"``: a bar on a terminal and lines elsewhere.
 
@@ -92,6 +94,7 @@ def robustness(
         step_size=step_size,
         images=images,
         check_masking=check_masking,
+        corruptions=tuple(corruptions),
     )
     tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
     given = as_loader(loader, device=tensor.device)

@@ -1,6 +1,6 @@
 """An evaluation as a small table for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 COLUMNS = {
@@ -9,7 +9,11 @@ COLUMNS = {
     "pgd_accuracy": "PGD %",
     "transfer_accuracy": "transfer %",
     "noise_accuracy": "noise %",
+    "corrupted_accuracy": "corrupted %",
 }
+
+ON = "on_"
+"""Before the name of a further test set, in the name of its accuracy."""
 
 NAMES = {"pgd": "PGD", "autoattack": "AutoAttack", "apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab": "FAB"}
 NAMES |= {"fab-t": "FAB-T", "square": "Square"}
@@ -19,8 +23,8 @@ NAMES |= {"fab-t": "FAB-T", "square": "Square"}
 def format_table(evaluation: Mapping[str, Any]) -> str:
     """The models' accuracies with their 95 % intervals, what they were measured with, and the warnings."""
     models = evaluation["models"]
-    columns = [name for name in COLUMNS if any(model.get(name) is not None for model in models.values())]
-    rows = [["model", *(COLUMNS[name] for name in columns)]]
+    columns = columns_of(models.values())
+    rows = [["model", *columns.values()]]
     rows += [[name, *(_cell(model, column) for column in columns)] for name, model in models.items()]
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     lines = []
@@ -30,6 +34,11 @@ def format_table(evaluation: Mapping[str, Any]) -> str:
     attack = evaluation["attack"]
     robust = f"; robust: {describe_attack(attack)}" if attack else ""
     lines.append(f"{evaluation['samples']} test images, 95 % intervals{robust}")
+    kinds = next((len(model["corruptions"]) for model in models.values() if "corruptions" in model), 0)
+    if kinds:
+        lines.append(f"corrupted: the mean over {kinds} kind{'s' * (kinds > 1)} of corruption at severities 1 to 5")
+    for name, further in evaluation.get("also", {}).items():
+        lines.append(f"{name}: clean accuracy on the {further['samples']} images of {further['path']}")
     selected = evaluation.get("selection")
     if selected:
         lines.append(
@@ -41,8 +50,20 @@ def format_table(evaluation: Mapping[str, Any]) -> str:
     for name, model in models.items():
         worst = _worst_class(model)
         lines += [f"{name}: {worst}"] * bool(worst)
+        if kinds := model.get("corruptions"):
+            least = min(kinds, key=lambda kind: sum(kinds[kind]))
+            levels = ", ".join(f"{100 * share:.1f}" for share in kinds[least])
+            lines.append(f"{name}: worst corruption {least}, severities 1 to 5: {levels} %")
         lines += [f"warning: {name}: {text}" for text in model.get("warnings", [])]
     return "\n".join(lines)
+
+
+def columns_of(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The accuracies that any of the models has, by their names in evaluation.json, with what a table calls them."""
+    models = list(models)
+    further = dict.fromkeys(key for model in models for key in model if key.startswith(ON))
+    named = COLUMNS | {key: f"{key.removeprefix(ON).removesuffix('_accuracy')} %" for key in further}
+    return {key: title for key, title in named.items() if any(model.get(key) is not None for model in models)}
 
 
 def _cell(model: Mapping[str, Any], column: str) -> str:

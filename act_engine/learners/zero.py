@@ -68,7 +68,7 @@ class ZeroLearner(Learner):
         model.to(memory_format=torch.contiguous_format)  # it flattens every weight, in this order alone
         broadcast_state(model)
         self._statistics = running_statistics(model)
-        self._deepspeed, self._stage, self._entered = deepspeed, stage, 0
+        self._deepspeed, self._stage, self._entered, self._linked = deepspeed, stage, 0, False
         self._twin = copy.deepcopy(model).requires_grad_(False) if stage < 3 or gather_for_attack else None
         self._basic = self.optimizer
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -90,6 +90,7 @@ class ZeroLearner(Learner):
             self.module = self._twin
             for module, twin in zip(model.modules(), self._twin.modules(), strict=True):
                 twin._buffers = module._buffers
+            self._bare_recomputed = self._blocks_recomputed()
             self._fill_twin() if stage < 3 else self._empty_twin()
         if stage == 3 and self._average:
             self._average = {name: value.detach().clone() for name, value in self._averaged().items()}
@@ -120,6 +121,7 @@ class ZeroLearner(Learner):
     def step(self) -> None:
         self._set_lr()
         self._engine.step()
+        self._link_state()
         average(self._statistics)
         self._end_step()
 
@@ -181,6 +183,14 @@ class ZeroLearner(Learner):
 
     def _gathered(self, parameter: nn.Parameter) -> Tensor:
         return self._deepspeed.utils.safe_get_full_fp32_param(parameter) if self._stage == 3 else parameter.data
+
+    def _link_state(self) -> None:
+        """Let DeepSpeed find every parameter's optimizer state: it looks after the first group's first step alone."""
+        if not self._linked and self._stage in (1, 2):
+            zero = self._engine.optimizer
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+        self._linked = True
 
     def _state_keys(self) -> list[str]:
         """What the optimizer keeps for every parameter by now."""

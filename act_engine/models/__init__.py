@@ -3,12 +3,14 @@
 from act_engine.models.build import build_model, model_names
 from act_engine.models.layers import Normalize
 from act_engine.models.portable import describe_model, load_model
+from act_engine.models.timm_models import imagenet_synsets
 from act_engine.models.weights import load_pretrained, load_weights
 
 __all__ = [
     "Normalize",
     "build_model",
     "describe_model",
+    "imagenet_synsets",
     "load_model",
     "load_pretrained",
     "load_weights",

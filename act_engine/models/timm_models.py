@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import logging
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -71,13 +76,59 @@ def pretrained_timm(name: str, *, image_shape: tuple[int, int, int], options: Ma
         raise ValueError(f"model.pretrained: got True; allowed: false with {name}, of which timm has no weights")
     options = dict(options)
     conv_stem = _conv_stem(options)
+    reached = True
     try:
-        return _create(timm, name, image_shape, options, conv_stem, pretrained=True)
+        with _hub() as reached:
+            return _create(timm, name, image_shape, options, conv_stem, pretrained=True)
     except Exception as error:  # whatever the hub's client, its cache and the network raise
+        reason = " ".join(str(error).split())[:200] if reached else "there is no network"
         raise ValueError(
             f"model.pretrained: got True; timm's weights of {name} are neither in its cache nor to be fetched "
-            f"({' '.join(str(error).split())[:200]}); fetch them where there is a network, or give model.weights a file"
+            f"({reason}); fetch them where there is a network, or give model.weights a file"
         ) from error
+
+
+@contextmanager
+def _hub() -> Iterator[bool]:
+    """Whether timm's hub can be reached; if not, its client, which would try again for a minute, looks into its cache
+    alone. What the client logs is not shown: its errors say the same.
+    """
+    from huggingface_hub import constants
+
+    logger, offline = logging.getLogger("huggingface_hub"), constants.HF_HUB_OFFLINE
+    level, reached = logger.level, not offline and _reachable(constants.ENDPOINT)
+    try:
+        logger.setLevel(logging.CRITICAL)
+        constants.HF_HUB_OFFLINE = not reached
+        yield reached
+    finally:
+        logger.setLevel(level)
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _reachable(address: str) -> bool:
+    """Whether a connection to the address's host can be made; taken for granted where a proxy makes it."""
+    parts = urlsplit(address)
+    if getproxies().get(parts.scheme):
+        return True
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 443), timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def imagenet_synsets() -> tuple[str, ...]:
+    """ImageNet-1k's 1,000 classes, such as n01440764, in the order of its labels.
+
+    Raises:
+        ValueError: timm, which brings them, is not installed.
+    """
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        raise ValueError("--class_names: got 'imagenet'; allowed with timm alone: pip install timm") from None
+    return tuple(ImageNetInfo().label_names())
 
 
 def statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:

@@ -34,8 +34,9 @@ def keep(folder: Path, evaluation: dict[str, Any], checkpoint: str = "best") -> 
 def name_of(evaluation: dict[str, Any], checkpoint: str = "best") -> str:
     """The name of an evaluation: attack, norm, eps, loss, images, such as ``pgd-100x5-linf-0.1500-ce-500``.
 
-    PGD's steps and restarts stand behind its name, AutoAttack's version. What is not usual follows: the targets, the
-    run whose model a transfer came from, another test set, and the weights where they are not the best.
+    PGD's steps and restarts stand behind its name, AutoAttack's version. What is not usual follows: the targets, kinds
+    of corruption, further test sets, the run whose model a transfer came from, another test set, and the weights where
+    they are not the best.
     """
     attack = evaluation["attack"]
     if attack is None:
@@ -47,6 +48,9 @@ def name_of(evaluation: dict[str, Any], checkpoint: str = "best") -> str:
         if pgd:
             parts += [attack["loss"], f"targets-{attack['targets']}" if attack.get("targets") else ""]
     parts.append(str(evaluation["samples"]))
+    kinds = {kind for model in evaluation["models"].values() for kind in model.get("corruptions", ())}
+    parts.append(f"corruptions-{len(kinds)}" if kinds else "")
+    parts += [f"also-{name}" for name in evaluation.get("also", ())]
     for word, key in (("from", "source"), ("on", "data_path")):
         if evaluation.get(key):
             parts.append(f"{word}-{Path(evaluation[key]).resolve().stem}")

@@ -7,7 +7,7 @@ from typing import Any
 from act_engine.runs.folder import CONFIG, ENVIRONMENT
 
 FOLDER = "tensorboard"
-SPEED = ("images_per_second", "data_wait_fraction")
+SPEED = ("seconds", "images_per_second", "data_wait_fraction")
 
 
 def tag(name: str) -> str:

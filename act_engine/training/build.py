@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from act_engine.attack import Attack, AttackView
+from act_engine.attack import Attack, AttackView, LiveView
 from act_engine.config import Config, ModelConfig
 from act_engine.data import Data, build_data
-from act_engine.learners import Learner, build_learner, lr_schedule
+from act_engine.learners import Learner, build_learner, lr_schedule, momentum_cycle
 from act_engine.models import build_model, load_pretrained, load_weights
 from act_engine.objectives import Objective
 from act_engine.parallel import World
@@ -111,14 +111,25 @@ def _make_learner(
     config: Config, name: str, model: nn.Module, world: World, averaged: bool, steps_per_epoch: int
 ) -> Learner:
     optim, train, parallel = config.optim, config.train, config.parallel
+    total_steps = steps_per_epoch * train.epochs
     lr_at = lr_schedule(
         optim.schedule,
         lr=optim.lr,
         steps_per_epoch=steps_per_epoch,
-        total_steps=steps_per_epoch * train.epochs,
+        total_steps=total_steps,
         milestones=optim.milestones,
         gamma=optim.gamma,
+        peak=optim.peak,
+        warmup_epochs=optim.warmup_epochs,
+        warmup_lr=optim.warmup_lr,
+        final_lr=optim.final_lr,
+        every=optim.every,
     )
+    cycle = None
+    if optim.cycle_momentum and optim.schedule == "onecycle_cosine":
+        cycle = momentum_cycle(
+            steps_per_epoch=steps_per_epoch, total_steps=total_steps, peak=optim.peak, every=optim.every
+        )
     return build_learner(
         parallel.strategy,
         model,
@@ -128,30 +139,44 @@ def _make_learner(
         gather_for_attack=parallel.gather_for_attack,
         deepspeed_config=parallel.deepspeed_config,
         sync_batchnorm=parallel.sync_batchnorm,
+        shard_size=parallel.shard_size,
         batch_size=config.data.batch_size // train.accumulate,
         lr_at=lr_at,
         optimizer=optim.name,
-        momentum=optim.momentum,
+        momentum=optim.momentum if cycle is None else cycle,
+        nesterov=optim.nesterov,
+        betas=optim.betas,
         weight_decay=optim.weight_decay,
+        decayed=optim.decayed,
         precision=train.precision,
         channels_last=train.channels_last,
         compile=train.compile,
         accumulate=train.accumulate,
-        recompute=train.recompute_natural and name == "natural",
+        recompute={"natural": "model" if name == "natural" else "none"}.get(train.recompute, train.recompute),
         clip_norm=optim.clip_norm,
         ema_decay=train.ema if averaged else None,
+        ema_start=train.ema_start * total_steps,
+        ema_buffers=train.ema_buffers,
+        batchnorm_momentum=train.batchnorm_momentum,
+        batchnorm_first=train.batchnorm_first,
     )
 
 
 def make_attack(config: Config, objective: Objective, robust: Learner, world: World) -> Attack:
     """The inner maximisation of an objective that has one, on the robust model."""
     settings = config.attack
+    if settings.mode == "train":
+        view: AttackView | LiveView = robust.live_view(train=True)
+    else:
+        view = robust.attack_view(fold=settings.fold_batchnorm) if settings.view else robust.live_view()
     kl_weight, ce_weight = objective.attack_weights(settings.loss, config.data.batch_size)
     return Attack(
-        robust.attack_view(fold=settings.fold_batchnorm) if settings.view else robust.live_view(),
+        view,
         kl_weight=kl_weight,
         ce_weight=ce_weight,
         start=settings.start,
+        start_eps=settings.start_eps,
+        project=settings.project,
         steps=settings.steps,
         step_size=settings.step_size,
         eps=settings.eps,
@@ -185,6 +210,7 @@ def make_step(
         frozen={name: frozen_pass(config, model) for name, model in frozen.items()},
         perturbation=perturbation,
         perturbation_start=config.objective.awp_start_epoch * steps_per_epoch,
+        attack_warmup=config.attack.warmup_epochs * steps_per_epoch,
         seed=config.train.seed,
         rank=world.rank,
         accumulate=config.train.accumulate,

@@ -20,7 +20,7 @@ class Run:
     config: Config
     objective: Kind
     strategy: str
-    """``"single"``, ``"ddp"`` or ``"deepspeed"``."""
+    """``"single"``, ``"ddp"``, ``"fsdp"`` or ``"deepspeed"``."""
     processes: int
     device: str
     """``"cpu"`` or ``"cuda"``."""
@@ -28,6 +28,16 @@ class Run:
     @property
     def attacks(self) -> bool:
         return self.objective.attack_loss != "none"
+
+    @property
+    def attacks_a_copy(self) -> bool:
+        attack = self.config.attack
+        return self.attacks and attack.view and attack.mode == "eval"
+
+    @property
+    def attack_start(self) -> str:
+        start = self.config.attack.start
+        return self.objective.attack_start if start == "auto" else start
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -73,10 +83,18 @@ NATURAL: Need = ("an objective with a natural model", lambda run: run.has("natur
 ROBUST: Need = ("an objective with a robust model", lambda run: run.has("robust"))
 TEACHER: Need = ("an objective with a frozen teacher", lambda run: run.has("teacher"))
 MULTISTEP: Need = ("optim.schedule multistep", lambda run: run.config.optim.schedule == "multistep")
+ADAMW: Need = ("optim.name adamw", lambda run: run.config.optim.name == "adamw")
+COSINE: Need = ("optim.schedule cosine", lambda run: run.config.optim.schedule == "cosine")
+ONECYCLE: Need = (
+    "optim.schedule onecycle or onecycle_cosine",
+    lambda run: run.config.optim.schedule.startswith("onecycle"),
+)
+EMA: Need = ("train.ema", lambda run: run.config.train.ema is not None)
 DEEPSPEED: Need = ("parallel.strategy deepspeed", lambda run: run.strategy == "deepspeed")
 PROCESSES: Need = ("more than one process", lambda run: run.processes > 1)
 PGD: Need = ("evaluate.attack other than none, and norm linf or l2", lambda run: run.measures_by_pgd)
 LIBRARY: Need = ("evaluate.attack autoattack or one of its attacks", lambda run: run.config.evaluate.by_library)
+EXTRA: Need = ("data.extra", lambda run: bool(run.config.data.extra))
 FILES: Need = ("data that the loader's threads read", Run.reads)
 
 NEEDS: dict[str, Need] = {
@@ -92,16 +110,30 @@ NEEDS: dict[str, Need] = {
     "attack.step_size": ATTACK,
     "attack.steps": ATTACK,
     "attack.start": ATTACK,
+    "attack.start_eps": (
+        "an attack with a uniform start",
+        lambda run: run.attacks and run.attack_start == "uniform",
+    ),
+    "attack.project": ATTACK,
+    "attack.warmup_epochs": ATTACK,
+    "attack.mode": ATTACK,
     "attack.loss": ATTACK,
-    "attack.view": ATTACK,
+    "attack.view": (
+        "an attack with attack.mode eval",
+        lambda run: run.attacks and run.config.attack.mode == "eval",
+    ),
     "attack.fold_batchnorm": (
-        "an attack with attack.view true, or a frozen teacher",
-        lambda run: (run.attacks and run.config.attack.view) or run.has("teacher"),
+        "an attack with attack.view true and attack.mode eval, or a frozen teacher",
+        lambda run: run.attacks_a_copy or run.has("teacher"),
     ),
     "attack.cuda_graph": (
-        "an attack with attack.view true, on a GPU",
-        lambda run: run.attacks and run.config.attack.view and run.device == "cuda",
+        "an attack with attack.view true and attack.mode eval, on a GPU",
+        lambda run: run.attacks_a_copy and run.device == "cuda",
     ),
+    "data.extra_share": EXTRA,
+    "data.extra_once": EXTRA,
+    "data.extra_only_epochs": EXTRA,
+    "data.epoch_images": EXTRA,
     "data.seed": ("data that draws, or a choice among its images or labels", Run.draws),
     "data.workers": FILES,
     "data.decode": ("image files and a GPU", lambda run: run.reads() and run.device == "cuda"),
@@ -117,16 +149,46 @@ NEEDS: dict[str, Need] = {
     "model.teacher_name": TEACHER,
     "model.teacher_options": TEACHER,
     "model.teacher_weights": TEACHER,
-    "optim.momentum": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.momentum": (
+        "optim.name sgd without optim.cycle_momentum",
+        lambda run: run.config.optim.name == "sgd" and not run.config.optim.cycle_momentum,
+    ),
+    "optim.cycle_momentum": (
+        "optim.name sgd with optim.schedule onecycle_cosine",
+        lambda run: run.config.optim.name == "sgd" and run.config.optim.schedule == "onecycle_cosine",
+    ),
+    "optim.nesterov": ("optim.name sgd", lambda run: run.config.optim.name == "sgd"),
+    "optim.betas": ADAMW,
+    "optim.every": (
+        "optim.schedule cosine, onecycle or onecycle_cosine",
+        lambda run: run.config.optim.schedule not in ("constant", "multistep"),
+    ),
+    "optim.decayed": ("optim.weight_decay above 0", lambda run: run.config.optim.weight_decay > 0),
+    "optim.peak": ONECYCLE,
+    "optim.warmup_epochs": COSINE,
+    "optim.warmup_lr": (
+        "optim.schedule cosine with warmup_epochs above 0",
+        lambda run: run.config.optim.schedule == "cosine" and run.config.optim.warmup_epochs > 0,
+    ),
+    "optim.final_lr": COSINE,
+    "train.ema_start": EMA,
+    "train.ema_buffers": EMA,
     "optim.milestones": MULTISTEP,
     "optim.gamma": MULTISTEP,
-    "train.recompute_natural": NATURAL,
+    "train.recompute": (
+        "an objective with a natural model",
+        lambda run: run.config.train.recompute != "natural" or run.has("natural"),
+    ),
+    "parallel.shard_size": ("parallel.strategy fsdp", lambda run: run.strategy == "fsdp"),
     "parallel.zero_stage": DEEPSPEED,
     "parallel.offload": DEEPSPEED,
     "parallel.deepspeed_config": DEEPSPEED,
     "parallel.gather_for_attack": (
-        "parallel.strategy deepspeed with zero_stage 3, and an attack",
-        lambda run: run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3 and run.attacks,
+        "parallel.strategy fsdp, or deepspeed with zero_stage 3, and an attack",
+        lambda run: (
+            run.attacks
+            and (run.strategy == "fsdp" or (run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3))
+        ),
     ),
     "parallel.sync_batchnorm": PROCESSES,
     "evaluate.version": LIBRARY,

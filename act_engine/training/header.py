@@ -34,12 +34,14 @@ def describe_training(
     images = f"{data.train.num_samples:,} training and {data.test.num_samples:,} test images"
     held_out = "" if data.selection is None else f", {data.selection.num_samples:,} to choose a checkpoint by"
     shape = "×".join(map(str, data.image_shape))
+    told = config.model.num_classes
+    surplus = f" of the {told:,} that the models tell apart (model.num_classes)" if told > data.num_classes else ""
     processes = f"{world.size} processes, {config.parallel.strategy}" if world.size > 1 else "1 process"
     begins = f"steps {step + 1} to {total_steps}" if step else f"{total_steps} steps"
     lines = [
         f"act_engine {act_engine.__version__}: {objective.label}" + (f" ({numbers})" if numbers else ""),
         f"models: {'; '.join(f'{name} {model}' for name, model in models.items())}",
-        f"data: {config.data.name}, {images}{held_out}, {shape}, {data.num_classes} classes",
+        f"data: {config.data.name}, {images}{held_out}, {shape}, {data.num_classes} classes{surplus}",
     ]
     if objective.attack_loss != "none":
         lines.append(

@@ -29,6 +29,7 @@ class TrainingStep:
         frozen: functions from images to logits, by name, of the models that the objective needs trained already.
         perturbation: adversarial weight perturbation; None: none.
         perturbation_start: steps that are taken before it sets in.
+        attack_warmup: steps over which the attack's eps and step size rise linearly, to their whole in the last.
         seed: of every draw.
         rank: of this process; its part of the global batch begins at rank · batch size.
         accumulate: equal parts in which a batch is gone through.
@@ -43,12 +44,14 @@ class TrainingStep:
         frozen: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         perturbation: WeightPerturbation | None = None,
         perturbation_start: int = 0,
+        attack_warmup: float = 0,
         seed: int = 0,
         rank: int = 0,
         accumulate: int = 1,
     ) -> None:
         self.objective, self.learners, self.attack = objective, dict(learners), attack
         self.perturbation, self.perturbation_start = perturbation, perturbation_start
+        self.attack_warmup = attack_warmup
         self.seed, self.rank, self.accumulate = seed, rank, accumulate
         self.passes: dict[str, Callable[[Tensor], Tensor]] = {
             name: record_function(f"{name} forward")(learner) for name, learner in self.learners.items()
@@ -77,6 +80,7 @@ class TrainingStep:
         torch.manual_seed(stream(self.seed, self.steps_taken, f"models {self.rank}"))
         if self.attack is not None:
             self.attack.generator.manual_seed(stream(self.seed, self.steps_taken, "attack"))
+            self.attack.strength = min(1.0, (self.steps_taken + 1) / max(self.attack_warmup, 1))
         size = len(labels) // self.accumulate
         parts = []
         for index in range(self.accumulate):

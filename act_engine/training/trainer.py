@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from act_engine.config import Config
-from act_engine.data import Batch, Data, describe_data
+from act_engine.data import Batch, Data, Loader, describe_data, further_tests
 from act_engine.evaluation import answers_question, check_evaluation, evaluate_models, format_table
-from act_engine.learners import deployed
+from act_engine.learners import SHARDED, deployed
 from act_engine.models import describe_model, load_weights
+from act_engine.models.recompute import repeated_blocks
 from act_engine.parallel import Vote, connect
 from act_engine.progress import progress
 from act_engine.runs import environment
@@ -79,7 +80,7 @@ class Trainer:
     ) -> None:
         device = environment.pick_device(config.train.device)
         parallel = config.parallel
-        self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy == "deepspeed")
+        self.world = world = connect(device, timeout=parallel.timeout, distributed=parallel.strategy in SHARDED)
         self.output, self.profile = Path(output), profile
         with world.together():
             if world.is_main:
@@ -91,11 +92,12 @@ class Trainer:
             self._whole = data is not None  # such a test loader gives every process all images
         # Rank 0 lists the files, or fetches the data, and the others find what it left.
         self.data = world.main_first(lambda: make_data(config, world)) if data is None else data
+        self.further = world.main_first(lambda: self._read_further(config))
         with world.together():
             if config.checkpoint.best_every_epochs is not None and self.data.selection is None:
                 raise ValueError("checkpoint.best_every_epochs: got data without images to select by; allowed: null")
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
-            check_evaluation(config.evaluate, config.model.num_classes)
+            check_evaluation(config.evaluate, config.model.num_classes, self.data.image_shape[0])
             self.steps_per_epoch = len(self.data.train)
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
             # As they are before any training: what is measured later is a copy with other weights.
@@ -140,6 +142,14 @@ class Trainer:
             if not world.is_main:
                 require_shared(self.output, token)
 
+    def _read_further(self, config: Config) -> dict[str, Loader]:
+        """The test sets of ``evaluate.also``: as the test images are, all of each or this process's part."""
+        world, classes = self.world, config.model.num_classes or self.data.num_classes
+        shared = {"eval_batch_size": config.evaluate.batch_size, "order_seed": config.train.seed}
+        shared |= {} if self._whole else {"rank": world.rank, "world_size": world.size}
+        also = config.evaluate.also
+        return further_tests(also, self.data, vars(config.data), classes, device=world.device, **shared)
+
     def _check_models(self, trained: Mapping[str, nn.Module]) -> None:
         """Find out before the first step whether attack and models suit the data's images, in training too."""
         config, data = self.config, self.data
@@ -149,8 +159,11 @@ class Trainer:
         pass_size = config.data.batch_size // config.train.accumulate
         pass_size *= self.world.size if config.parallel.sync_batchnorm else 1
         for name, model in {**trained, **self.frozen}.items():
+            if name in trained and config.train.recompute == "blocks" and not repeated_blocks(model):
+                allowed = f"none, natural, model for {self._described[name]}, which is no chain of blocks"
+                raise ValueError(f"train.recompute: got 'blocks'; allowed: {allowed}")
             check_model(
-                model if config.parallel.strategy == "deepspeed" else model.to(self.world.device),
+                model if config.parallel.strategy in SHARDED else model.to(self.world.device),
                 f"models: got {name!r}" if name in self._given else chosen_by(config.model, name),
                 shapes,
                 num_classes=data.num_classes,
@@ -337,6 +350,7 @@ class Trainer:
         chosen = self.config.checkpoint
         settings = {"attack": attack, "steps": chosen.best_steps, "loss": chosen.best_loss, "targets": 0}
         settings |= {"restarts": 1, "step_size": None, "images": None, "check_masking": False}
+        settings |= {"corruptions": (), "also": ()}
         if self.config.evaluate.norm == "l1":  # in which there is no PGD
             settings |= {"norm": None, "eps": None}
         settings = dataclasses.replace(self.config.evaluate, **settings)
@@ -411,6 +425,7 @@ class Trainer:
                 world=world,
                 state=self.output / MEASURED,
                 whole=self._whole,
+                further=self.further,
                 on_batch=lambda images: shown.advance(images * world.size),
             )
         if best is not None:

@@ -201,7 +201,7 @@ struct Streamed {
   }
 
   __device__ __forceinline__ void maxima(float (&top)[2]) {
-#pragma unroll 2
+#pragma unroll(kShared ? 1 : 2)
     for (int pack = lane; pack < place.packs(); pack += kThreads) {
       const P of_z = place.load(place.z, pack);
       const P of_t = place.load(place.t, pack);
@@ -409,6 +409,8 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
   };
   const GradientTerms<float> of_z = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0f);
   const GradientTerms<float> of_t = terms(p.ce_t, p.joint ? p.kl_z : p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
+  T* grad_z = p.grad_z != nullptr && written ? static_cast<T*>(p.grad_z) + start : nullptr;
+  T* grad_t = p.grad_t != nullptr && written ? static_cast<T*>(p.grad_t) + start : nullptr;
   if (p.grad_z != nullptr || p.grad_t != nullptr) {
     values.each_pack(scale, [&](int pack, auto at) {
       float to_z[N], to_t[N];
@@ -419,11 +421,11 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
         to_t[e] = p.joint ? teacher_gradient(of_t, v.exp_b, v.exp_b_T, -v.difference)
                           : student_gradient(of_t, v.exp_b, v.exp_b_T, v.exp_a_T);
       }
-      if (p.grad_z != nullptr && written) {
-        store_gradient<kDense>(place, static_cast<T*>(p.grad_z) + start, pack, to_z, labels, of_z.at_label);
+      if (grad_z != nullptr) {
+        store_gradient<kDense>(place, grad_z, pack, to_z, labels, of_z.at_label);
       }
-      if (p.grad_t != nullptr && written) {
-        store_gradient<kDense>(place, static_cast<T*>(p.grad_t) + start, pack, to_t, labels, of_t.at_label);
+      if (grad_t != nullptr) {
+        store_gradient<kDense>(place, grad_t, pack, to_t, labels, of_t.at_label);
       }
     });
   }

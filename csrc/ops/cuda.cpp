@@ -107,3 +107,8 @@ bool labels_are_classes(const PairLoss&) {
 }  // namespace act
 
 ACT_REGISTER_OPS(CUDA, m.impl("rescale_.native", TORCH_BOX(&act::rescale));)
+
+// The architectures that this library holds code for, such as "8.0;9.0+PTX".
+extern "C" __attribute__((visibility("default"))) const char* act_architectures() {
+  return ACT_ARCHITECTURES;
+}

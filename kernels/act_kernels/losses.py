@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from act_kernels import checks, ops
-from act_kernels.checks import Labels
-from act_kernels.reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW, SUM
+from . import checks, ops
+from .build_record import torch_ops
+from .checks import Labels
+from .reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW, SUM
 
 _REDUCTIONS = {"mean": MEAN, "sum": SUM, "none": ONE_A_ROW}
 
@@ -202,7 +203,7 @@ def _mean_scales(logits: Tensor) -> tuple[float, float]:
 
 
 def _op(name: str, logits: Tensor) -> Callable:
-    return getattr(ops, name) if ops.eager(logits) else getattr(torch.ops.act_kernels, name)
+    return getattr(ops, name) if ops.eager(logits) else getattr(torch_ops, name)
 
 
 def _wants_grad(logits: Tensor) -> bool:

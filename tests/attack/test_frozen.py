@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from act_engine.attack import Attack, AttackView, LiveView, frozen_eval
+from act_engine.attack import Attack, AttackView, LiveView, frozen_model
 from act_engine.models import build_model
 
 
@@ -77,7 +77,7 @@ def test_attack_leaves_no_trace(model, kind, raises, with_gradients):
 
 
 def test_frozen_model_has_no_parameter_gradient(model):
-    with frozen_eval(model):
+    with frozen_model(model):
         x = torch.rand(2, 1, 8, 8, requires_grad=True)
         model(x).sum().backward()
         assert x.grad is not None

@@ -1,11 +1,15 @@
 """A model that was trained elsewhere is measured from the command line, and as the libraries measure it."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from act_engine import evaluate
+from act_engine.evaluation.subset import chosen
 
 NET = """
 from torch import nn
@@ -41,21 +45,22 @@ def foreign(tmp_path, monkeypatch):
 WORDS = ["--model.name", "users_net:Net", "--model.weights", "net.pt", "--data.name", "digits", "--eps", "0.05"]
 
 
-def test_its_figures_are_those_of_the_model_and_of_pyautoattack(foreign, tmp_path, capsys):
+@pytest.mark.parametrize(("attack", "count"), [("apgd-ce", 40), ("autoattack", 12)])
+def test_its_figures_are_those_of_the_model_and_of_pyautoattack(attack, count, foreign, tmp_path, capsys):
     pyautoattack = pytest.importorskip("pyautoattack")
     model, data = foreign
-    words = [*WORDS, "--attack", "apgd-ce", "--images", "40", "--steps", "5", "--restarts", "1", "--output", "out"]
+    words = [*WORDS, "--attack", attack, "--images", str(count), "--steps", "5", "--restarts", "1", "--output", "out"]
     assert evaluate.main([*words, "--check_masking", "false", "--progress", "none"]) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"]["model"]
     images, labels = (torch.cat(parts) for parts in zip(*data.test.epoch(0), strict=True))
-    chosen = torch.arange(40) * len(labels) // 40
-    x, y = images[chosen], labels[chosen]
-    assert found["clean_accuracy"] == int((model(x).argmax(1) == y).sum()) / 40
+    x, y = (part[chosen(0, len(labels), count, len(labels))] for part in (images, labels))
+    assert found["clean_accuracy"] == int((model(x).argmax(1) == y).sum()) / count
     library = pyautoattack.AutoAttack(model, norm="Linf", eps=0.05, seed=0, version="standard")
-    library.attacks_to_run = ["apgd-ce"]
-    _, predicted = library.run_standard_evaluation(x.contiguous(), y, batch_size=40)
+    if attack != "autoattack":
+        library.attacks_to_run = [attack]
+    _, predicted = library.run_standard_evaluation(x.contiguous(), y, batch_size=count)
     # The same seed, batch and arithmetic: the same images withstand.
-    assert 0 < found["robust_accuracy"] == int((predicted == y).sum()) / 40 < found["clean_accuracy"]
+    assert 0 < found["robust_accuracy"] == int((predicted == y).sum()) / count < found["clean_accuracy"]
     assert "model" in capsys.readouterr().out
 
 
@@ -76,6 +81,18 @@ def test_pgd_and_started_again(foreign, tmp_path):
         (["--model.name", "small_cnn", "--model.weights", "nowhere.pt"], "--eps: got None"),
         (["--model.name", "small_cnn", "--model.weights", "nowhere.pt", "--eps", "0.1"], "nowhere.pt"),
         (["--model.nam", "small_cnn"], "did you mean 'model.name'"),
+        (
+            ["runs/digits", "--model.weights", "x.pt"],
+            "RUN: got 'runs/digits'; allowed with --model.NAME",
+        ),
+        (["--model.weights", "x.pt", "--eps", "0.1", "--model.head", "new"], "model.head: got 'new'; allowed: 'keep'"),
+        (
+            ["--model.weights", "x.pt", "--eps", "0.1", "--data.label_noise", "0.1"],
+            "data.label_noise: got 0.1; allowed: 0.0",
+        ),
+        (["--model.weights", "x.pt", "--attack", "none", "--steps", "3"], "evaluate.steps: got 3; allowed: 100"),
+        (["--model.weights", "x.pt", "--eps", "0.1", "--export_name", "me"], "--export_name: got 'me'"),
+        (["--model.weights", "x.pt", "--eps", "0.1", "--export", "robustbench"], "--output: got None"),
         (["--model.weights", "x.pt", "--eps", "8", "--data.name", "digits"], "did you mean 8/255"),
     ],
 )
@@ -88,3 +105,16 @@ def test_a_mistake_is_one_line(words, expected, tmp_path, monkeypatch, capsys):
     assert expected in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_measure_what_one_does(foreign, tmp_path):
+    """Figures, by-class figures and noise alike: each image's draws belong to its place."""
+    words = [*WORDS, "--steps", "3", "--restarts", "1", "--images", "60", "--check_masking", "false", "--device", "cpu"]
+    words += ["--corruptions", "gaussian_noise", "--progress", "none"]
+    assert evaluate.main([*words, "--output", "one"]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "act_engine.evaluate"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, *words, "--output", "two"], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
+    assert one == two

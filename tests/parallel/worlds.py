@@ -4,6 +4,7 @@ Run as a script with an output folder. It imports everything once and forks each
 all of the training; rank 0 of a world of N writes what came out into ``world-N.pt``.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,8 +27,9 @@ from act_engine.config import AttackConfig, EvaluateConfig, from_mapping
 from act_engine.data import build_data
 from act_engine.data.digits import digits
 from act_engine.evaluation import evaluate_models
-from act_engine.learners import build_learner
+from act_engine.learners import build_learner, deployed
 from act_engine.learners.zero import import_deepspeed
+from act_engine.models import build_model
 from act_engine.parallel import connect
 from act_engine.training import build
 from act_engine.training.trainer import Trainer
@@ -34,20 +37,32 @@ from act_engine.training.trainer import Trainer
 Process = get_context("fork").Process
 STEPS = 5
 ZERO = {"strategy": "deepspeed"}
+FSDP = {"strategy": "fsdp"}
 WORLDS = (2, 1, 4)
 CASES = {
     **{f"ddp/{a}": ({"strategy": "ddp"}, a) for a in (1, 2)},
     **{f"zero{stage}/{a}": ({**ZERO, "zero_stage": stage}, a) for stage in range(4) for a in (1, 2)},
     **{f"zero3-layers/{a}": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, a) for a in (1, 2)},
+    **{f"fsdp/{a}": (FSDP, a) for a in (1, 2)},
+    "fsdp-layers/1": ({**FSDP, "gather_for_attack": False}, 1),
+}
+HYBRID = {"fsdp-hybrid/1": ({**FSDP, "shard_size": 2}, 1)}  # in the world of 4 alone
+RECOMPUTED = {  # in the world of 2 alone
+    "ddp-blocks/1": ({"strategy": "ddp"}, 1),
+    **{f"zero3-{mode}/1": ({**ZERO, "zero_stage": 3}, 1) for mode in ("blocks", "model")},
+    "fsdp-blocks/1": (FSDP, 1),
+    "fsdp-layers-blocks/1": ({**FSDP, "gather_for_attack": False}, 1),
+    "zero3-layers-blocks/1": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, 1),
 }
 # A ZeRO-2 run of 2 processes, stopped after SAVED_AT steps, goes on in these worlds and strategies.
 SAVED_AT = 3
 SAVED = {**ZERO, "zero_stage": 2}
 RESUMED = {
     1: {"zero2": SAVED, "single": {}},
-    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}},
-    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}},
+    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}, "fsdp": FSDP},
+    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "fsdp": FSDP},
 }
+SELECTING = {"ddp": {"strategy": "ddp"}, "zero2": SAVED}  # runs of 2 processes that export the best of three epochs
 MEMORY = {"ddp": {"strategy": "ddp"}, **{f"zero{stage}": {**ZERO, "zero_stage": stage} for stage in range(4)}}
 WIDTH, LAYERS = 64, 64  # of the model whose memory is measured
 SMALL = 2 * (WIDTH**2 + WIDTH)  # elements: two of its layers
@@ -64,6 +79,15 @@ SMALL_BUCKETS = {
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # it leaves small parameters whole
 
 
+class Block(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(channels, width, 3, stride=stride), nn.SiLU()
+
+    def forward(self, images):
+        return self.act(self.conv(images))
+
+
 class TinyNet(nn.Module):
     """No BatchNorm; odd sizes, so that no parameter divides evenly over the ranks.
 
@@ -73,7 +97,7 @@ class TinyNet(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 7, 3, stride=2), nn.SiLU(), nn.Conv2d(7, 13, 3), nn.SiLU())
+        self.features = nn.Sequential(Block(1, 7, 2), Block(7, 13, 1))
         self.fc = nn.Linear(13, classes)
 
     def forward(self, images):
@@ -87,7 +111,7 @@ class InFloat64(TinyNet):
         return super().forward(images.double())
 
 
-def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
+def settings(parallel: dict, accumulate: int, optimizer: str = "sgd", recompute: str = "none") -> dict:
     world_size = dist.get_world_size()
     return {
         "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
@@ -98,10 +122,26 @@ def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
             "lr": 0.1 if optimizer == "sgd" else 1e-3,
             "schedule": "constant",
             "clip_norm": 0.5,
+            "nesterov": optimizer == "sgd",
+            "decayed": "matrices",
         },
-        "train": {"epochs": 1, "max_steps": STEPS, "device": "cpu", "accumulate": accumulate, "ema": 0.9},
+        "train": {
+            "epochs": 1,
+            "max_steps": STEPS,
+            "device": "cpu",
+            "accumulate": accumulate,
+            "ema": 0.9,
+            "ema_start": 0.05,
+            "recompute": recompute,
+        },
         "parallel": parallel,
     }
+
+
+def recomputed(case: str) -> str:
+    """A case's train.recompute, which its name ends with before the slash."""
+    mode = case.split("/")[0].rpartition("-")[2]
+    return mode if mode in ("blocks", "model") else "none"
 
 
 class Collectives(TorchDispatchMode):
@@ -148,6 +188,51 @@ def outcome(trainer: Trainer, until: int = STEPS) -> dict:
     losses, collectives = train(trainer, until)
     states = {name: learner.state_dict()[0] for name, learner in trainer.learners.items()}
     return {"losses": losses, "states": states, "collectives": collectives}
+
+
+def select(folder: Path, parallel: dict, *, killed: bool) -> dict:
+    """A run that learns for two epochs and then, from labels that are off by one, unlearns; what it exported."""
+    chosen = {
+        "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
+        "attack": {"eps": 0.1, "step_size": 0.05, "steps": 2},
+        "data": {"name": "digits", "batch_size": 32, "selection_samples": 100},
+        "optim": {"lr": 0.05, "schedule": "constant"},
+        "train": {"epochs": 4, "device": "cpu", "ema": 0.9},
+        "checkpoint": {"best_every_epochs": 1, "best_steps": 2, "keep": 1},
+        "evaluate": {"steps": 2, "restarts": 1, "check_masking": False, "images": 100},
+        "parallel": parallel,
+    }
+
+    def run(dies_at: int | None) -> Trainer:
+        trainer = Trainer(from_mapping(chosen), folder)
+        step = trainer.train_step
+
+        def train_step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            if trainer.step == dies_at:
+                raise KeyboardInterrupt
+            return step(images, labels if trainer.step < 2 * trainer.steps_per_epoch else (labels + 1) % 10)
+
+        trainer.train_step = train_step
+        with contextlib.suppress(KeyboardInterrupt):
+            trainer.run()
+        return trainer
+
+    if killed:
+        assert run(dies_at=45).evaluation is None
+    trainer = run(dies_at=None)
+    dist.barrier()  # rank 0 writes
+    best = trainer.saving.tensors(trainer.evaluation["selection"]["step"])
+    last = {name: learner.state_dict()[0] for name, learner in trainer.learners.items()}
+    with (folder / "metrics.jsonl").open() as lines:
+        records = [json.loads(line) for line in lines]
+    return {
+        "selection": trainer.evaluation["selection"],
+        "models": trainer.evaluation["models"],
+        "curve": {r["step"]: r["held_out_robust_accuracy"] for r in records if "held_out_robust_accuracy" in r},
+        "exported": {file.name: load_file(file) for file in folder.glob("*.safetensors")},
+        "best": {name: deployed(state) for name, state in best.items()},
+        "last": {name: deployed(state) for name, state in last.items()},
+    }
 
 
 def peak_memory(settings: Path, parallel: dict) -> int:
@@ -201,11 +286,13 @@ def peak_memory(settings: Path, parallel: dict) -> int:
 
 def run_world(output: Path) -> dict:
     size = dist.get_world_size()
-    cases = {"single/1": ({}, 1), **CASES} if size == 1 else CASES
+    cases = {1: {"single/1": ({}, 1), **CASES}, 2: {**CASES, **RECOMPUTED}, 4: {**CASES, **HYBRID}}.get(size, CASES)
     # The memory first: looking at all tensors takes the longer, the more objects there are.
     results = {f"memory/{name}": peak_memory(output / "small_buckets.json", p) for name, p in MEMORY.items()}
     results |= {
-        name: outcome(make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate))
+        name: outcome(
+            make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate, recompute=recomputed(name))
+        )
         for name, (parallel, accumulate) in cases.items()
     }
     if size == 1:
@@ -222,6 +309,12 @@ def run_world(output: Path) -> dict:
             shutil.copytree(output / "saved", folder)
         dist.barrier()
         results[f"resumed/{name}"] = outcome(make_trainer(folder, parallel, optimizer="adamw"))
+    if size == 2:
+        build.build_model = build_model  # one that learns digits in two epochs
+        for name, parallel in SELECTING.items():
+            for killed in (False, True):
+                case = f"selecting/{name}{'/killed' * killed}"
+                results[case] = select(output / case.replace("/", "-"), parallel, killed=killed)
     model = InFloat64(10).double()
     weights = torch.load(output / "model.pt")
     model.load_state_dict({name: 3 * value for name, value in weights.items()})  # or it says one class of all images

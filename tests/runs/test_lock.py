@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -66,22 +67,36 @@ def test_leftovers_of_a_first_write_leave_the_folder_usable(tmp_path):
         check_run(tmp_path, Config())
 
 
-@pytest.fixture
+@contextmanager
+def handled(number, handler):
+    """Whatever this process inherited for the signal, such as SIGHUP ignored under nohup."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
 def full_disk():
-    """Files of at most 100 bytes: a write beyond fails as it does on a full disk, with an OSError."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    """Files of at most 100 bytes: a write beyond fails as it does on a full disk, with an OSError.
+
+    For as short as can be: pytest's own output may go to a file too.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with handled(signal.SIGXFSZ, signal.SIG_IGN):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk_keeps_the_old_file_and_names_it(tmp_path, full_disk):
+def test_full_disk_keeps_the_old_file_and_names_it(tmp_path):
     (tmp_path / "a.json").write_text("old")
-    with pytest.raises(OSError, match=r"a\.json could not be written: .*File too large"):
+    with full_disk(), pytest.raises(OSError, match=r"a\.json could not be written: .*File too large"):
         write_text(tmp_path / "a.json", "x" * 1000)
-    with pytest.raises(OSError, match=r"a\.safetensors could not be written: "):
+    with full_disk(), pytest.raises(OSError, match=r"a\.safetensors could not be written: "):
         export_weights(tmp_path / "a.safetensors", {"weight": torch.zeros(1000)})
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "old")]
 
@@ -95,8 +110,8 @@ def test_weights_have_the_mode_of_other_files(tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-def test_schedulers_signals_checkpoint(number, tmp_path, monkeypatch):
+def train_with_a_signal(number, output, monkeypatch):
+    """The exit code of three steps after each of which the process sends itself the signal."""
     from act_engine.training.runlog import RunLog
 
     advance = RunLog.advance
@@ -107,6 +122,17 @@ def test_schedulers_signals_checkpoint(number, tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunLog, "advance", after_a_step)
     words = ["--recipe", "digits", "--train.max_steps", "3", "--attack.steps", "1", "--evaluate.attack", "none"]
-    assert train.main([*words, "--output", str(tmp_path / "run")]) == 128 + number
+    return train.main([*words, "--output", str(output)])
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path, monkeypatch):
+    with handled(signal.SIGHUP, signal.SIG_IGN):
+        assert train_with_a_signal(signal.SIGHUP, tmp_path / "run", monkeypatch) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_schedulers_signals_checkpoint(number, tmp_path, monkeypatch):
+    with handled(number, signal.SIG_DFL):
+        assert train_with_a_signal(number, tmp_path / "run", monkeypatch) == 128 + number
     assert (tmp_path / "run/checkpoints/step-1/manifest.json").exists()
     assert not (tmp_path / "run" / LOCK).exists()

@@ -77,6 +77,24 @@ def test_a_moved_test_set_and_another_one(tmp_path: Path, capsys: pytest.Capture
     assert measured["samples"] == 12
     assert measured["models"]["natural"]["per_class"]["clean_accuracy"][0] is None
     assert (output / "evaluation.json").read_text() == first
+    numbered = Path(shutil.copytree(other, tmp_path / "numbered"))  # as ImageNet-V2's folders are
+    for number in (1, 2):
+        (numbered / f"class_{number}").rename(numbered / str(number))
+    assert evaluate.main([str(output), "--data.path", str(numbered), "--also", str(other)]) == 0
+    again = json.loads((output / "evaluation_numbered.json").read_text())
+    assert again["models"]["natural"]["per_class"] == measured["models"]["natural"]["per_class"]
+    assert again["models"]["natural"]["on_natural-adversarial_accuracy"] == again["models"]["natural"]["clean_accuracy"]
+    assert (output / "evaluation.json").read_text() == first
+    words = ["--model.weights", str(output / "natural.safetensors"), *files, "--data.path", str(other)]
+    words += ["--eps", "1/255", "--attack", "none"]
+    refused(capsys, lambda: evaluate.main(words), "or --class_names, where it holds test images alone")
+    (tmp_path / "names.txt").write_text("class_0\nclass_1\nclass_2\n")
+    for names in (tmp_path / "names.txt", moved / "train"):
+        place = tmp_path / f"by-{names.name}"
+        assert evaluate.main([*words, "--class_names", str(names), "--output", str(place)]) == 0
+        foreign = json.loads((place / "evaluation.json").read_text())["models"]["model"]
+        assert foreign["per_class"]["clean_accuracy"] == measured["models"]["natural"]["per_class"]["clean_accuracy"]
+    refused(capsys, lambda: evaluate.main([*words, "--output", str(tmp_path / "names.txt")]), "--output: got")
     (other / "class_1").rename(other / "zebra")
     refused(capsys, lambda: evaluate.main([str(output), "--data.path", str(other)]), "the class folder 'zebra'")
 

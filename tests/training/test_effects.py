@@ -14,6 +14,7 @@ from act_engine import evaluate, train
 from act_engine.config import Config, flat, from_mapping, read_recipe, recipe_names, to_mapping
 from act_engine.config.reading import open_field
 from act_engine.data import build_data, sources
+from act_engine.learners import deployed
 from act_engine.models import build_model
 from act_engine.objectives import number_names, objectives, registry
 from act_engine.parallel import World
@@ -44,6 +45,9 @@ CHOSEN = {  # where no other value follows from the type, or it would not be all
     "evaluate.norm": "l2",
     "evaluate.eps": 0.2,
     "train.accumulate": 2,
+    "attack.warmup_epochs": 2.0,
+    "train.ema_start": 0.9,
+    "optim.betas": (0.9, 0.95),
 }
 WITH = {  # what a setting cannot go without, whatever the run
     "model.mean": {"model.std": (0.2,)},
@@ -161,6 +165,7 @@ PARTS = {  # runs whose parts are built: between them every need is met in one a
         "objective.name": "natural",
         "optim.name": "adamw",
         "optim.schedule": "cosine",
+        "optim.warmup_epochs": 1,
         "evaluate.eps": 0.1,
         "evaluate.norm": "linf",
         "model.natural_name": "small_cnn",
@@ -169,16 +174,17 @@ PARTS = {  # runs whose parts are built: between them every need is met in one a
         "objective.name": "rslad",
         "attack.view": False,
         "model.teacher_name": "small_cnn",
-        "optim.milestones": [2],
+        "optim.schedule": "onecycle_cosine",
     },
     "trades": {
         "objective.name": "trades",
         "objective.awp_gamma": 0.01,
         "data.label_noise": 0.2,
+        "train.ema": 0.5,
         "optim.milestones": [2],
     },
 }
-FEW = {"data.train_samples": 24, "data.batch_size": 24, "train.epochs": 3, "train.device": "cpu", "attack.steps": 2}
+FEW = {"data.train_samples": 24, "data.batch_size": 24, "train.epochs": 3, "train.device": "cpu", "attack.steps": 5}
 NOT_BUILT = {
     "attack.cuda_graph": "needs a GPU",
     "data.decode": "needs a GPU and files",
@@ -188,6 +194,7 @@ NOT_BUILT = {
     "model.teacher_options": "this architecture has none",
     "model.output_field": "this architecture returns a tensor",
     "model.weights_entry": "the file has one entry",
+    "optim.every": "an epoch has one step",
 }
 
 
@@ -204,7 +211,7 @@ def parts(config: Config, folder: Path) -> dict[str, Any]:
         "rates": [learners[name].lr_at(n) for name in learners for n in range(trainer.total_steps)],
         "ball": config.evaluate.ball(config.attack),
         "awp": step.perturbation_start if step.perturbation else None,
-        "passes": [type(learner._trained).__name__ for learner in learners.values()],
+        "passes": [learner.recompute for learner in learners.values()],
         "optimizers": [str(learner.optimizer) for learner in learners.values()],
         "views": [f"{type(view).__name__} {getattr(view, 'module', None)}" for view in views],
     }
@@ -212,6 +219,7 @@ def parts(config: Config, folder: Path) -> dict[str, Any]:
     seen["losses"] = {name: float(loss) for name, loss in step(*batch).items()}
     for name, learner in learners.items():
         seen[name] = [float(p.detach().double().sum()) for p in learner.module.parameters()]
+        seen[f"{name}, deployed"] = [float(p.double().sum()) for p in deployed(learner.state_dict()[0]).values()]
     return seen
 
 

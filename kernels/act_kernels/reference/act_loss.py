@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from act_kernels.reference.kl_ce_loss import MEAN, kl_ce_loss
+from .kl_ce_loss import MEAN, kl_ce_loss
 
 
 def act_loss(

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from act_kernels.reference.kl_ce_loss import MEAN
-from act_kernels.triton.kl_ce_loss import launch_rows, reduced
+from ..reference.kl_ce_loss import MEAN
+from .kl_ce_loss import launch_rows, reduced
 
 
 def act_loss(

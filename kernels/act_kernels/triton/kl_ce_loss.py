@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from act_kernels.reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW
-from act_kernels.triton.images import on_device
+from ..reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW
+from .images import on_device
 
 # 8 elements a thread: two 16-byte accesses of float32, one of float16, and registers for four exponentials of each.
 _TILE = 1024

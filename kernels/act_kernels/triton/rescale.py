@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from act_kernels.triton.images import BLOCK, WARPS, on_device
+from .images import BLOCK, WARPS, on_device
 
 
 def rescale_(first: Tensor | None, second: Tensor | None, factor: Tensor, scale: float) -> None:
