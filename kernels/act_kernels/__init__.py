@@ -2,11 +2,13 @@
 
 from .dispatch import backends, use_backend
 from .losses import ActLoss, act_loss, attack_grad, kl_ce_loss, trades_loss
+from .pgd import PGD
 from .steps import pgd_step, random_start
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PGD",
     "ActLoss",
     "__version__",
     "act_loss",
