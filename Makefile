@@ -18,7 +18,7 @@ SMOKE ?= runs/imagenet-smoke-$(shell date +%Y%m%d-%H%M%S)
 train-imagenet-smoke: $(VENV)/all.stamp
 	$(BIN)/python -m act_engine.data.sample_tree $(SMOKE)/pictures --classes 4 --train 32 --test 8
 	$(BIN)/torchrun -m act_engine.train --recipe imagenet_resnet50 --output $(SMOKE)/run --data.path $(SMOKE)/pictures \
-	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
+	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
 
 # Every method, searched and measured alike; each part goes on where it stopped, and ends by filling docs/studies.md.
