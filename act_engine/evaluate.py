@@ -5,7 +5,6 @@ Or a model that was trained elsewhere: ``torchrun -m act_engine.evaluate --model
 """
 
 import dataclasses
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from act_engine.config import AttackConfig, Config, DataConfig, EvaluateConfig, ModelConfig, from_mapping
-from act_engine.config.command_line import nested, own_arguments, read_options, user_errors
+from act_engine.config.command_line import ended_by_loss, nested, own_arguments, read_options, user_errors
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
 
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
-        from act_engine.parallel import ProcessLost, connect
+        from act_engine.parallel import connect
         from act_engine.progress import progress
         from act_engine.reporting.leaderboard import CARD, check_export, export_robustbench
         from act_engine.runs.environment import pick_device
@@ -142,7 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     total = len(run.models) * min(settings.images or images, images)
     kind = given.progress
     try:
-        with world.watched(), progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown:
+        with (
+            ended_by_loss(),
+            world.watched(),
+            progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown,
+        ):
             evaluation = evaluate_models(
                 run.models,
                 run.data.test,
@@ -160,10 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)  # at once: the lost process's groups would abort this one (SIGABRT) as they are taken down
     except KeyboardInterrupt:
         if world.is_main:
             print("stopped by SIGINT", file=sys.stderr)

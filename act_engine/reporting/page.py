@@ -16,7 +16,7 @@ from act_engine.evaluation.table import columns_of, describe_attack
 from act_engine.reporting import plots
 from act_engine.reporting.measure import EPS_STEPS, MeasuredRun
 from act_engine.reporting.plotting import THEMES
-from act_engine.runs.folder import write_text
+from act_engine.runs.folder import write_bytes, write_text
 from act_engine.runs.methods import method_label
 
 STYLE = """
@@ -53,7 +53,7 @@ def write_report(runs: Sequence[MeasuredRun], folder: Path) -> Path:
 
     def figure(name: str, make: Callable[[str], bytes], caption: str) -> str:
         light, dark = make("light"), make("dark")
-        (pictures / f"{name}.png").write_bytes(light)
+        write_bytes(pictures / f"{name}.png", light)
         return (
             f'<figure><div class="wide"><picture><source media="(prefers-color-scheme: dark)" srcset="{_uri(dark)}">'
             f'<img src="{_uri(light)}" alt="{escape(caption)}" width="{_width(light)}"></picture></div>'
