@@ -189,6 +189,20 @@ def export_weights(path: Path, state: Tensors, metadata: Mapping[str, str] | Non
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     with whole_file(path) as partial:
         save_file(copies, partial, None if metadata is None else dict(metadata))
+        _order_metadata(partial)
+
+
+def _order_metadata(file: Path) -> None:
+    """Sort the metadata in a file's header, which safetensors leaves to chance: same content, same bytes."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        if "__metadata__" in header:
+            ordered = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+            text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= length:
+                opened.seek(8)
+                opened.write(text.ljust(length))
 
 
 def save_model(
