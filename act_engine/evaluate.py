@@ -14,6 +14,7 @@ from typing import Literal
 
 from act_engine.config import AttackConfig, Config, DataConfig, EvaluateConfig, ModelConfig, from_mapping
 from act_engine.config.command_line import ended_by_loss, nested, own_arguments, read_options, user_errors
+from act_engine.errors import require
 
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
 
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = own_arguments(Arguments, options)
         if given.run is None:
             raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
+        _check_seed(given.seed)
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import check_evaluation, evaluate_models, format_table
         from act_engine.parallel import connect
@@ -195,6 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_seed(seed: int | None) -> None:
+    require(seed is None or 0 <= seed < 2**31, "--seed", seed, "0 to 2147483647")
+
+
 def _evaluate_foreign(words: list[str]) -> int:
     with user_errors():
         options = read_options(Foreign, words, "torchrun -m act_engine.evaluate")
@@ -202,6 +208,7 @@ def _evaluate_foreign(words: list[str]) -> int:
         names = [f.name for f in dataclasses.fields(EvaluateConfig)]
         settings = {"evaluate": {name: options[name] for name in names if name in options}, **nested(options)}
         config = from_mapping(settings, Config(attack=AttackConfig()))
+        _check_seed(given.seed)
         if config.model.weights is None:
             raise ValueError("model.weights: got None; allowed: the file of the model's weights")
         if config.evaluate.eps is None and config.evaluate.attack != "none":

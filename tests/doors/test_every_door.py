@@ -18,6 +18,7 @@ from act_engine import analyze, doctor, evaluate, plan, report, study, train
 from act_engine.config.help import settings_of
 from act_engine.data import sample_tree
 
+FOREIGN = ["--model.name", "small_cnn", "--model.weights", "{run}/robust.safetensors", "--eps", "0.1"]
 DOORS = {
     "train": (train, ["--recipe", "digits", "--output", "{made}"]),
     "evaluate": (evaluate, ["{run}"]),
@@ -143,14 +144,12 @@ WORDS = {
     ),
     "foreign classes": (
         "evaluate",
-        ["--model.name", "small_cnn", "--model.weights", "{run}/robust.safetensors", "--eps", "0.1"]
-        + ["--class_names", "imagenet"],
+        [*FOREIGN, "--class_names", "imagenet"],
         "--class_names",
     ),
     "foreign data": (
         "evaluate",
-        ["--model.name", "small_cnn", "--model.weights", "{run}/robust.safetensors", "--eps", "0.1"]
-        + ["--data.name", "npz", "--data.path", "{none}/nowhere.npz"],
+        [*FOREIGN, "--data.name", "npz", "--data.path", "{none}/nowhere.npz"],
         "nowhere.npz",
     ),
     # training's upper bounds
@@ -336,7 +335,7 @@ PYTHON = {
     "fit: progress": (lambda place: fit(progress="dots"), "progress"),
     "fit: one model for two": (lambda place: fit(nets(robust=1)["robust"]), "models"),
     "fit: names": (lambda place: fit(nets(robust=1, normal=1)), "models"),
-    "fit: no batches": (lambda place: fit(batches=[]), "train_loader"),
+    "fit: no batches": (lambda place: fit(batches=[]), "loader"),
     "fit: images of 255": (lambda place: fit(batches=[(IMAGES * 255, LABELS)]), "images"),
     "fit: labels of halves": (lambda place: fit(batches=[(IMAGES, LABELS + 0.5)]), "labels"),
     "fit: labels beyond": (lambda place: fit(batches=[(IMAGES, LABELS + 9)]), "label"),
@@ -356,7 +355,7 @@ PYTHON = {
     "robustness: images of 255": (lambda place: robustness(batches=[(IMAGES * 255, LABELS)]), "images"),
     "robustness: NaN": (lambda place: robustness(batches=[(IMAGES * float("nan"), LABELS)]), "images"),
     "robustness: labels": (lambda place: robustness(batches=[(IMAGES, LABELS + 9)]), "labels"),
-    "robustness: one-hot": (lambda place: robustness(batches=[(IMAGES, torch.eye(4, 3))]), "argmax"),
+    "robustness: one-hot": (lambda place: robustness(batches=[(IMAGES, torch.eye(4, 3))]), "labels"),
     "robustness: no logits": (lambda place: robustness(torch.nn.Identity()), "model"),
     "load_model: nowhere": (lambda place: act_engine.load_model(place / "w.safetensors"), "w.safetensors"),
     "load_model: text": (lambda place: act_engine.load_model(place / "a.txt"), "a.txt"),

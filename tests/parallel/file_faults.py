@@ -75,8 +75,15 @@ def counted(folder: Path, counts: Path) -> Callable[[], None]:
 
 def results(folder: Path) -> dict[str, str]:
     """The digest of each file that a run comes to, but for what tells times and machines."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("checkpoints/step-*/*"), folder / "config.yaml"]
-    files += [*folder.glob("evaluation.json"), *folder.glob("evaluations/*.json"), folder / "data.json"]
+    kinds = (
+        "*.safetensors",
+        "checkpoints/step-*/*",
+        "config.yaml",
+        "data.json",
+        "evaluation.json",
+        "evaluations/*.json",
+    )
+    files = [file for kind in kinds for file in folder.glob(kind)]
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
 
 
