@@ -4,18 +4,28 @@ Or a model that was trained elsewhere: ``torchrun -m act_engine.evaluate --model
 --data.name cifar10 --data.path /data/cifar10 --eps 8/255``.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
-from act_engine.config import AttackConfig, Config, DataConfig, EvaluateConfig, ModelConfig, from_mapping
+from act_engine.config import AttackConfig, Config, DataConfig, EvaluateConfig, ModelConfig, flat, from_mapping
 from act_engine.config.command_line import ended_by_loss, nested, own_arguments, read_options, user_errors
 from act_engine.errors import require
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from act_engine.parallel import World
+    from act_engine.runs.load import Run
+
+COMMAND = "torchrun -m act_engine.evaluate"
 QUICK = {"attack": "pgd", "steps": 10, "restarts": 1, "step_size": None, "images": 500}
 
 
@@ -63,11 +73,16 @@ class Arguments(EvaluateConfig):
 class Foreign(EvaluateConfig):
     """Measure the clean and robust accuracy of a model that was trained elsewhere, on the test images of a data set.
 
-    Prints a table; with --output, evaluation.json goes into that folder, and a started evaluation goes on from there.
+    Needs --model.name, --model.weights (or --model.pretrained), --data.name and --eps. Prints a table; with --output it
+    is kept in that folder, as evaluation.json and in evaluations/, and an evaluation that was interrupted goes on.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    norm: Literal["linf", "l2", "l1"] | None = None
+    """Norm of the perturbation ball; null: linf. l1: AutoAttack and its attacks alone."""
+    eps: float | None = None
+    """Radius of that ball in [0, 1] pixel units, such as 8/255."""
     class_names: str | None = None
     """data.name image_folder: the model's classes in the order of its outputs, by which the class folders of data.path
     get their labels; some may be missing there. A text file with a name a line, a folder of class folders, or imagenet.
@@ -83,84 +98,76 @@ class Foreign(EvaluateConfig):
     """auto: the GPU if there is one."""
     seed: int = 0
     """Of the random starts, 0 or more."""
+    again: bool = False
+    """Measure anew what the same evaluation has measured before and kept in the --output folder."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """How far it is: a bar for a terminal, lines for a file, none; auto: as standard error is a terminal or none."""
+
+
+COMMON = ("model.name", "model.weights", "model.pretrained", "model.mean", "model.std", "data.name", "data.path")
+"""The settings of groups that `Foreign` is given most often."""
+OF_TRAINING = (
+    *("model.head", "model.natural_name", "model.natural_options", "model.natural_weights"),
+    *("model.teacher_name", "model.teacher_options", "model.teacher_weights"),
+    *("data.train_samples", "data.selection_samples", "data.label_noise", "data.batch_size", "data.augment"),
+    *("data.train_sizes", "data.train_size_epochs"),
+)
+"""Settings of those groups without an effect on it."""
+
+
+@dataclass
+class Task:
+    """What is measured, and where the result goes."""
+
+    run: Run
+    config: Config
+    world: World
+    seed: int
+    progress: Literal["auto", "bar", "lines", "none"]
+    folder: Path | None = None
+    """null: the result is printed alone."""
+    state: Path | None = None
+    """Where it is kept batch by batch."""
+    again: bool = False
+    checkpoint: str = "best"
+    source: nn.Module | None = None
+    claim: str | None = None
+    """Name for a leaderboard, where it is exported."""
+    trained: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Further entries of evaluation.json."""
+    remark: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if any(word.startswith("--model.") for word in words):
-        return _evaluate_foreign(words)
+    foreign = any(word.startswith("--model.") for word in words)
     with user_errors():
-        options = read_options(Arguments, words, "torchrun -m act_engine.evaluate")
-        given = own_arguments(Arguments, options)
-        if given.run is None:
-            raise ValueError("RUN: the folder of a training run is missing, such as runs/digits")
-        _check_seed(given.seed)
-        # After the arguments: a typo need not wait for torch.
-        from act_engine.evaluation import check_evaluation, evaluate_models, format_table
-        from act_engine.parallel import connect
-        from act_engine.progress import progress
-        from act_engine.reporting.leaderboard import CARD, check_export, export_robustbench
-        from act_engine.runs.environment import pick_device
-        from act_engine.runs.evaluations import keep
-        from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config
-        from act_engine.runs.load import load_run, load_source
-        from act_engine.runs.methods import deployed_model, method_label
-        from act_engine.training.effects import refuse_idle_evaluation
+        task = _foreign(words) if foreign else _run(words)
+    # After the arguments: a typo need not wait for torch.
+    from act_engine.evaluation import evaluate_models, format_table
+    from act_engine.progress import progress
 
-        folder = Path(given.run)
-        world = connect(pick_device(given.device), timeout=read_config(folder).parallel.timeout)
-        quick, source = given.quick, given.source
-        names = [f.name for f in dataclasses.fields(EvaluateConfig)]
-        changes = {name: options[name] for name in names if name in options}
-        with world.together():
-            config = read_config(folder)
-            if not quick and world.is_main:
-                check_output("RUN", folder, (evaluation_file(options.get("checkpoint", Arguments.checkpoint)),))
-            look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
-            config = from_mapping({"evaluate": changes}, dataclasses.replace(config, evaluate=look))
-            settings = config.evaluate
-            if source is None:  # its images are made by PGD, whatever the attack
-                refuse_idle_evaluation(config)
-            check_evaluation(settings, config.model.num_classes)
-            claim = given.export_name or folder.resolve().name
-            check_export(given.export, settings, settings.ball(config.attack)[1], claim)
-            if quick and given.export is not None:
-                raise ValueError("--quick: got True; allowed with --export: False, for a look is no evidence")
-            whole = settings.by_library
-            which = given.checkpoint
-            place = options.get("data.path")
-            how = {"whole": whole, "checkpoint": which, "data_path": place, "also": settings.also}
-            run = load_run(folder, world, settings.batch_size, **how)
-            check_evaluation(settings, config.model.num_classes, run.data.image_shape[0])
-            if given.export is not None and run.other_data is not None:
-                raise ValueError(f"--data.path: got {place!r}; allowed with --export: the run's own test images")
-            model = None if source is None else load_source(Path(source), run, world)
-        seed = config.train.seed if given.seed is None else given.seed
+    run, world, settings = task.run, task.world, task.config.evaluate
     images = run.data.test.num_samples
     total = len(run.models) * min(settings.images or images, images)
-    kind = given.progress
     try:
-        with (
-            ended_by_loss(),
-            world.watched(),
-            progress(kind, total, unit="image", what="evaluating", shown=world.is_main) as shown,
-        ):
+        shown = progress(task.progress, total, unit="image", what="evaluating", shown=world.is_main)
+        with ended_by_loss(), world.watched(), shown as bar:
             evaluation = evaluate_models(
                 run.models,
                 run.data.test,
-                config.attack,
+                task.config.attack,
                 settings,
-                seed=seed,
+                seed=task.seed,
                 world=world,
-                source=model,
-                state=None if quick or run.other_data else folder / MEASURED / ("" if which == "best" else which),
-                again=given.again,
-                whole=whole,
+                source=task.source,
+                state=task.state,
+                again=task.again,
+                whole=settings.by_library,
                 further=run.further,
-                on_batch=lambda count: shown.advance(count * world.size),
+                on_batch=lambda count: bar.advance(count * world.size),
             )
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
         print(f"error: {error}", file=sys.stderr)
@@ -169,123 +176,172 @@ def main(argv: Sequence[str] | None = None) -> int:
         if world.is_main:
             print("stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT
-    if source is not None:
-        evaluation["source"] = source
     if world.is_main:
+        evaluation |= task.notes
         print(format_table(evaluation))
-        if quick:
-            print("quick: a look, no evidence of robustness; nothing was written")
-        else:
-            if run.other_data is not None:
-                evaluation["data_path"] = run.other_data
-            keep(folder, evaluation, which)
-        if given.export is not None:
-            deployed = deployed_model(list(run.models))
-            place = export_robustbench(
-                folder,
-                run.models[deployed],
-                evaluation,
-                config,
-                name=claim,
-                model_name=deployed,
-                image_shape=run.data.image_shape,
-                classes=config.model.num_classes,
-                trained=f"{method_label(config)}, {config.train.epochs} epochs on {config.data.name}",
-            )
-            print(f"robustbench: {place / CARD} says what is left to fill in")
+        if task.remark:
+            print(task.remark)
+        with user_errors():
+            _write(task, evaluation)
     world.close()
     return 0
 
 
-def _check_seed(seed: int | None) -> None:
-    require(seed is None or 0 <= seed < 2**31, "--seed", seed, "0 to 2147483647")
+def _write(task: Task, evaluation: dict[str, Any]) -> None:
+    from act_engine.reporting.leaderboard import export_robustbench
+    from act_engine.runs.evaluations import keep
+    from act_engine.runs.methods import deployed_model
+
+    if task.folder is None:
+        return
+    keep(task.folder, evaluation, task.checkpoint)
+    if task.claim is not None:
+        name = deployed_model(task.run.models) if "model" not in task.run.models else "model"
+        card = export_robustbench(
+            task.folder,
+            task.run.models[name],
+            evaluation,
+            task.config,
+            name=task.claim,
+            model_name=name,
+            image_shape=task.run.data.image_shape,
+            trained=task.trained,
+        )
+        print(f"robustbench: {card} says what is left to fill in")
 
 
-def _evaluate_foreign(words: list[str]) -> int:
-    with user_errors():
-        options = read_options(Foreign, words, "torchrun -m act_engine.evaluate")
-        given = own_arguments(Foreign, options)
-        names = [f.name for f in dataclasses.fields(EvaluateConfig)]
-        settings = {"evaluate": {name: options[name] for name in names if name in options}, **nested(options)}
-        config = from_mapping(settings, Config(attack=AttackConfig()))
-        _check_seed(given.seed)
-        if config.model.weights is None:
-            raise ValueError("model.weights: got None; allowed: the file of the model's weights")
-        if config.evaluate.eps is None and config.evaluate.attack != "none":
-            raise ValueError("--eps: got None; allowed: the radius of the ball in [0, 1] pixel units, such as 8/255")
-        if given.export is not None and given.output is None:
-            raise ValueError("--output: got None; allowed with --export: a folder")
-        # After the arguments: a typo need not wait for torch.
-        from act_engine.data import build_data, further_tests, read_class_names
-        from act_engine.evaluation import check_evaluation, evaluate_models, format_table
-        from act_engine.models import build_model, load_weights
-        from act_engine.parallel import connect
-        from act_engine.progress import progress
-        from act_engine.reporting.leaderboard import CARD, check_export, export_robustbench
-        from act_engine.runs.environment import pick_device
-        from act_engine.runs.evaluations import keep
-        from act_engine.runs.folder import EVALUATION, MEASURED, check_output
+def _run(words: list[str]) -> Task:
+    """The evaluation of a run; a collective."""
+    options = read_options(Arguments, words, COMMAND)
+    given = own_arguments(Arguments, options)
+    require(given.seed is None or 0 <= given.seed < 2**31, "--seed", given.seed, "0 to 2147483647")
+    if given.run is None:
+        raise ValueError(
+            "RUN: the folder of a training run is missing, such as runs/digits; or, of a model that was trained "
+            "elsewhere, --model.name and --model.weights"
+        )
+    from act_engine.evaluation import check_evaluation
+    from act_engine.parallel import connect
+    from act_engine.runs.environment import pick_device
+    from act_engine.runs.folder import MEASURED, check_output, evaluation_file, read_config
+    from act_engine.runs.load import load_run, load_source
+    from act_engine.runs.methods import method_label
+    from act_engine.training.effects import refuse_idle_evaluation
 
-        world = connect(pick_device(given.device))
-        output = None if given.output is None else Path(given.output)
-        with world.together():
-            if output is not None and world.is_main:
-                check_output("--output", output, (EVALUATION,))
-            shared = {"eval_batch_size": config.evaluate.batch_size, "device": world.device}
-            names = None if given.class_names is None else read_class_names(given.class_names, config.data.name)
-            try:
-                data = build_data(**vars(config.data), **shared, train=False, class_names=names)
-            except FileNotFoundError as error:
-                if config.data.name != "image_folder" or names is not None or config.data.path is None:
-                    raise
-                raise ValueError(f"{error}; or --class_names, where it holds test images alone") from error
-            classes = config.model.num_classes or data.num_classes
-            check_evaluation(config.evaluate, classes, data.image_shape[0])
-            claim = "" if output is None else given.export_name or output.resolve().name
-            check_export(given.export, config.evaluate, config.evaluate.ball(config.attack)[1], claim)
-            further = further_tests(config.evaluate.also, data, vars(config.data), classes, **shared)
-            architecture = {**config.model.architecture("robust"), "num_classes": classes}
-            model = build_model(**architecture, image_shape=data.image_shape)
-            notes = load_weights(model, config.model.weights, entry=config.model.weights_entry)
-            if world.is_main:
-                for note in notes:
-                    print(f"model: {note}")
-                if output is not None:
-                    output.mkdir(parents=True, exist_ok=True)
-        images = data.test.num_samples
-        total = min(config.evaluate.images or images, images)
-        with progress(given.progress, total, unit="image", what="evaluating", shown=world.is_main) as shown:
-            evaluation = evaluate_models(
-                {"model": model.to(world.device).eval()},
-                data.test,
-                config.attack,
-                config.evaluate,
-                seed=given.seed,
-                world=world,
-                state=None if output is None else output / MEASURED,
-                whole=True,
-                further=further,
-                on_batch=lambda count: shown.advance(count * world.size),
-            )
-    if world.is_main:
-        print(format_table(evaluation))
-        if given.export is not None:
-            place = export_robustbench(
-                output,
-                model,
-                evaluation,
-                config,
-                name=claim,
-                model_name="model",
-                image_shape=data.image_shape,
-                classes=classes,
-                trained=None,
-            )
-            print(f"robustbench: {place / CARD} says what is left to fill in")
-        if output is not None:
-            keep(output, {**evaluation, "weights_file": config.model.weights})
-    world.close()
-    return 0
+    folder, quick, which = Path(given.run), given.quick, given.checkpoint
+    world = connect(pick_device(given.device), timeout=read_config(folder).parallel.timeout)
+    with world.together():
+        config = read_config(folder)
+        if not quick and world.is_main:
+            check_output("RUN", folder, (evaluation_file(which),))
+        look = dataclasses.replace(config.evaluate, **(QUICK if quick else {}))
+        config = from_mapping(_given_evaluation(options), dataclasses.replace(config, evaluate=look))
+        settings = config.evaluate
+        if given.source is None:  # its images are made by PGD, whatever the attack
+            refuse_idle_evaluation(config)
+        check_evaluation(settings, config.model.num_classes)
+        claim = _claim(given, config, folder)
+        if quick and claim is not None:
+            raise ValueError("--quick: got True; allowed with --export: False, for a look is no evidence")
+        run = load_run(
+            folder,
+            world,
+            settings.batch_size,
+            whole=settings.by_library,
+            checkpoint=which,
+            data_path=options.get("data.path"),
+            also=settings.also,
+        )
+        check_evaluation(settings, config.model.num_classes, run.data.image_shape[0])
+        other = run.other_data
+        if claim is not None and other is not None:
+            raise ValueError(f"--data.path: got {other!r}; allowed with --export: the run's own test images")
+        source = None if given.source is None else load_source(Path(given.source), run, world)
+    notes = {"source": given.source, "data_path": other}
+    return Task(
+        run,
+        config,
+        world,
+        seed=config.train.seed if given.seed is None else given.seed,
+        progress=given.progress,
+        folder=None if quick else folder,
+        state=None if quick or other else folder / MEASURED / ("" if which == "best" else which),
+        again=given.again,
+        checkpoint=which,
+        source=source,
+        claim=claim,
+        trained=f"{method_label(config)}, {config.train.epochs} epochs on {config.data.name}",
+        notes={key: value for key, value in notes.items() if value is not None},
+        remark="quick: a look, no evidence of robustness; nothing was written" if quick else "",
+    )
+
+
+def _foreign(words: list[str]) -> Task:
+    """The evaluation of a model that was trained elsewhere; a collective."""
+    if not words[0].startswith("-"):
+        raise ValueError(f"RUN: got {words[0]!r}; allowed with --model.NAME: none, for a run has its own models")
+    options = read_options(Foreign, words, COMMAND, common=COMMON)
+    given = own_arguments(Foreign, options)
+    config = from_mapping({**_given_evaluation(options), **nested(options)}, Config(attack=AttackConfig()))
+    usual = flat(Config())
+    for name, value in flat(config).items():
+        if name in OF_TRAINING and value != usual[name]:
+            raise ValueError(f"{name}: got {value!r}; allowed: {usual[name]!r}, for nothing is trained here")
+    require(0 <= given.seed < 2**31, "--seed", given.seed, "0 to 2147483647")
+    if config.model.weights is None and not config.model.pretrained:
+        raise ValueError("model.weights: got None; allowed: the file of the model's weights, or model.pretrained true")
+    if config.evaluate.eps is None and config.evaluate.attack != "none":
+        raise ValueError("--eps: got None; allowed: the radius of the ball in [0, 1] pixel units, such as 8/255")
+    from act_engine.evaluation import check_evaluation
+    from act_engine.parallel import connect
+    from act_engine.runs.environment import pick_device
+    from act_engine.runs.folder import EVALUATION, MEASURED, check_output
+    from act_engine.runs.load import load_foreign
+    from act_engine.training.effects import refuse_idle_evaluation
+
+    world = connect(pick_device(given.device))
+    output = None if given.output is None else Path(given.output)
+    with world.together():
+        if output is not None and world.is_main:
+            check_output("--output", output, (EVALUATION,))
+        refuse_idle_evaluation(config)
+        claim = _claim(given, config, output)
+    run = load_foreign(config, world, class_names=given.class_names, say=print if world.is_main else lambda note: None)
+    config = run.config
+    with world.together():
+        check_evaluation(config.evaluate, config.model.num_classes, run.data.image_shape[0])
+        if output is not None and world.is_main:
+            output.mkdir(parents=True, exist_ok=True)
+    return Task(
+        run,
+        config,
+        world,
+        seed=given.seed,
+        progress=given.progress,
+        folder=output,
+        state=None if output is None else output / MEASURED,
+        again=given.again,
+        claim=claim,
+        notes={"weights_file": config.model.weights},
+    )
+
+
+def _given_evaluation(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    names = (setting.name for setting in dataclasses.fields(EvaluateConfig))
+    return {"evaluate": {name: options[name] for name in names if name in options}}
+
+
+def _claim(given: SimpleNamespace, config: Config, folder: Path | None) -> str | None:
+    """The name under which the evaluation is exported; None: it is not."""
+    from act_engine.reporting.leaderboard import check_export
+
+    if given.export is None and given.export_name is not None:
+        raise ValueError(f"--export_name: got {given.export_name!r}; allowed without --export: null")
+    if given.export is not None and folder is None:
+        raise ValueError("--output: got None; allowed with --export: a folder")
+    name = "" if folder is None else given.export_name or folder.resolve().name
+    check_export(given.export, config.evaluate, config.evaluate.ball(config.attack)[1], name)
+    return None if given.export is None else name
 
 
 if __name__ == "__main__":

@@ -103,7 +103,9 @@ def _fit_noise(
     config = replace(
         config,
         train=replace(config.train, device=device),
-        parallel=replace(config.parallel, strategy="auto", sync_batchnorm=False, deepspeed_config=None),
+        parallel=replace(
+            config.parallel, strategy="auto", sync_batchnorm=False, deepspeed_config=None, shard_size=None
+        ),
     )
     name = f"noise-{label_noise:g}-classes-{classes or 'all'}-epochs-{epochs or config.train.epochs}"
     place = folder / "analysis" / name

@@ -14,6 +14,7 @@ from act_engine.attack.folding import PRODUCERS, Folded, OtherAxis, fold_into, f
 from act_engine.attack.frozen import frozen_model, untouched, version
 from act_engine.attack.outputs import logits_of
 from act_engine.attack.pixels import Inputs, unit_range
+from act_engine.models.recompute import Recompute, repeated_blocks
 from act_engine.models.side_by_side import lay_side_by_side
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,6 +84,7 @@ class AttackView:
         model: images [B, C, H, W] in [0, 1] to logits [B, classes], or an output that has ``logits``. It is read, and
             never written. Of DistributedDataParallel, DataParallel and torch.compile the module inside is taken.
         precision: ``"float32"`` (the weights' own dtype), ``"bfloat16"`` or ``"float16"`` (autocast).
+        recompute: keep the input of each block alone for the backward pass, and compute the rest again.
 
     Raises:
         ValueError: in a call, if the output of the model has no logits.
@@ -96,11 +98,12 @@ class AttackView:
         fold: bool = True,
         channels_last: bool = True,
         compile: bool = False,
+        recompute: bool = False,
     ) -> None:
         self.source = unwrapped(model)
         self.dtype = AUTOCAST[precision]
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self._fold, self._compile = fold, compile
+        self._fold, self._compile, self._recompute = fold, compile, recompute
         self._live = LiveView(self.source, self._live_pass)
         self.module: nn.Module | None = None
         self.why_not_channels_last: str | None = None
@@ -121,7 +124,7 @@ class AttackView:
                 return self._live(images)
         if not self._compared and len(images):
             return self._first(images)
-        return self._logits(self._forward, self._inputs(images), self.dtype)
+        return self._logits(self._copy_pass, self._inputs(images), self.dtype)
 
     @property
     def recordable(self) -> bool:
@@ -207,7 +210,8 @@ class AttackView:
                 self._read.append(index)
         self._own = Contents(self.module)
         self._take_over()
-        self._forward = torch.compile(self.module) if self._compile else self.module
+        self._recomputed = Recompute(repeated_blocks(self.module) if self._recompute else [])
+        self._copy = torch.compile(self.module) if self._compile else self.module
 
     @torch.no_grad()
     def _take_over(self) -> None:
@@ -241,7 +245,7 @@ class AttackView:
             # In train mode, so that a copy that still reaches into the model by one of its functions shows it.
             with untouched(self.source), _in_train_mode(self.source):
                 tensors = self._contents.tensors()
-                logits = self._logits(self._forward, batch, self.dtype)
+                logits = self._logits(self._copy_pass, batch, self.dtype)
                 if self._contents.change() or not all(map(is_, tensors, self._contents.tensors())):
                     failure = "a function in it sets attributes of the model that was copied"
         except OtherAxis as error:
@@ -289,6 +293,10 @@ class AttackView:
             _set_random_state(images, random)
             return self._logits(self.source._call_impl, images.clone(), dtype)  # not through torch.compile
 
+    def _copy_pass(self, batch: Tensor) -> Tensor:
+        with self._recomputed.active():
+            return self._copy(batch)
+
     def _live_pass(self, images: Tensor) -> Tensor:
         return self._logits(self.source, Inputs()(images), self.dtype)
 
@@ -298,7 +306,7 @@ class AttackView:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _go_live(self, reason: str) -> None:
-        self.module = self._forward = None
+        self.module = self._copy = None
         self.why_live = reason
         self.folded = []
         self.generation += 1

@@ -22,7 +22,7 @@ class DDPLearner(Learner):
     def __init__(self, model: nn.Module, *, device: str | torch.device = "cpu", **settings: Any) -> None:
         super().__init__(model, device=device, **settings)
         broadcast_state(self.module)
-        self._ddp = DistributedDataParallel(self._trained, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self._ddp = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
         self._statistics = running_statistics(self.module)
 
     def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from act_engine.attack import AUTOCAST, AttackView, Inputs, LiveView
-from act_engine.learners.recompute import Recomputed
+from act_engine.models.recompute import Recompute, repeated_blocks
 from act_engine.models.side_by_side import lay_side_by_side
 
 OPTIMIZER_STATE = ("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
@@ -37,13 +37,17 @@ class Learner:
         precision: ``"float32"``: as the weights are; ``"bfloat16"``, ``"float16"``: autocast (float16: loss scaling).
         accumulate: backward passes a step; their gradients are averaged.
         clip_norm: largest norm of the whole gradient; a longer one is scaled down to it. None: no limit.
-        recompute: keep no activations between the forward and the backward pass, and pay with a second forward pass.
+        recompute: keep fewer activations between the forward and the backward pass, and pay with a second forward pass:
+            ``"none"``; ``"model"``: the images alone; ``"blocks"``: the inputs of each block, in attacks too.
         ema_decay: keep a moving average of the weights, with a decay that rises to this (`average_decay`). None: none.
         ema_start: the average is the model itself until so many steps are taken, with which its decay begins.
         ema_buffers: ``"averaged"`` like the weights, or ``"copied"``: BatchNorm's statistics are the model's.
         batchnorm_momentum: weight of a batch in BatchNorm's running statistics; None: as each layer has it.
         batchnorm_first: the same in the very first step; None: as in the others.
     """
+
+    sgd: ClassVar[dict[str, bool]] = {"fused": True}
+    """How SGD goes through the parameters."""
 
     def __init__(
         self,
@@ -62,7 +66,7 @@ class Learner:
         device: str | torch.device = "cpu",
         accumulate: int = 1,
         clip_norm: float | None = None,
-        recompute: bool = False,
+        recompute: str = "none",
         ema_decay: float | None = None,
         ema_start: float = 0,
         ema_buffers: str = "averaged",
@@ -73,20 +77,24 @@ class Learner:
         self.module = lay_side_by_side(model.to(device, memory_format=self._memory_format)).train()
         self._inputs = Inputs(self._memory_format)
         self._compile = compile
+        self.recompute = recompute
+        self._recomputed = Recompute(self._whole_or_blocks(self.module))
+        self._bare_recomputed = self._blocks_recomputed()
+        self._trained = self.module
+        self._distribute()
         if compile:
-            self.module.compile()
-        self._trained = Recomputed(self.module) if recompute else self.module
+            self._compile_trained()
         self.lr_at, self.steps_taken = lr_at, 0
         self._momentum_at = momentum if callable(momentum) else None
-        groups = decay_groups(self.module, weight_decay, decayed)
+        groups = decay_groups(self._trained, weight_decay, decayed)
         if optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(groups, lr=lr_at(0), betas=betas, fused=True)
         else:
             first = momentum(0) if callable(momentum) else momentum
-            self.optimizer = torch.optim.SGD(groups, lr=lr_at(0), momentum=first, nesterov=nesterov, fused=True)
+            self.optimizer = torch.optim.SGD(groups, lr=lr_at(0), momentum=first, nesterov=nesterov, **self.sgd)
         self.accumulate, self.clip_norm, self.ema_decay = accumulate, clip_norm, ema_decay
         self.ema_start, self.ema_buffers = ema_start, ema_buffers
-        self._batchnorms = [(m, m.momentum) for m in self.module.modules() if isinstance(m, _BatchNorm)]
+        self._batchnorms = [(m, m.momentum) for m in self._trained.modules() if isinstance(m, _BatchNorm)]
         self.batchnorm_momentum, self.batchnorm_first = batchnorm_momentum, batchnorm_first
         self._set_batchnorm()
         self._backwards = 0  # since the last step
@@ -96,11 +104,13 @@ class Learner:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes], float32 or wider, for images [B, C, H, W], float in [0, 1] or uint8 meaning x / 255."""
-        return self._logits(self._training_forward, images)
+        with self._recomputed.active():
+            return self._logits(self._training_forward, images)
 
     def bare(self, images: Tensor) -> Tensor:
         """The same through the bare `module`, in whatever mode it is: no hook, no collective."""
-        return self._logits(self.module, images)
+        with self._bare_recomputed.active():
+            return self._logits(self.module, images)
 
     def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
         """The gradient of a `bare` pass's loss to parameters of `module`, its mean over ranks; no step sees it."""
@@ -114,6 +124,7 @@ class Learner:
             fold=fold,
             channels_last=self._memory_format is torch.channels_last,
             compile=self._compile,
+            recompute=self.recompute == "blocks",
         )
 
     def live_view(self, train: bool = False) -> LiveView:
@@ -134,7 +145,7 @@ class Learner:
         self._set_lr()
         if self.clip_norm is not None:
             self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
+            nn.utils.clip_grad_norm_(self._trained.parameters(), self.clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -156,8 +167,7 @@ class Learner:
                 if isinstance(value, Tensor):
                     tensors[f"{key}.{name}"] = value
         tensors |= {f"ema.{name}": value for name, value in self._average.items()}
-        values = {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
-        return (host_copies(tensors) if keep else {}), values
+        return (host_copies(tensors) if keep else {}), self._values()
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, under this strategy or another."""
@@ -182,6 +192,19 @@ class Learner:
     def _training_forward(self, images: Tensor) -> Tensor:
         return self._trained(images)
 
+    def _distribute(self) -> None:
+        """Share `_trained`, the model that is trained, among the processes; `module` may become another for attacks."""
+
+    def _compile_trained(self) -> None:
+        self._trained.compile()
+
+    def _whole_or_blocks(self, module: nn.Module) -> list[nn.Module]:
+        return [module] if self.recompute == "model" else repeated_blocks(module) if self.recompute == "blocks" else []
+
+    def _blocks_recomputed(self) -> Recompute:
+        """What `bare` passes through `module` as it is now recompute: the whole model would save them nothing."""
+        return Recompute([] if self.recompute == "model" else self._whole_or_blocks(self.module))
+
     def _set_lr(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -195,7 +218,7 @@ class Learner:
         if self._average:
             current = self._averaged()
             weight = 1 - average_decay(self.ema_decay, self.steps_taken - max(self.ema_start, 1))
-            copied = {k for k, _ in self.module.named_buffers()} if self.ema_buffers == "copied" else set()
+            copied = {k for k, _ in self._trained.named_buffers()} if self.ema_buffers == "copied" else set()
             for names, share in (([k for k in self._average if k not in copied], weight), (sorted(copied), 1.0)):
                 names = [k for k in names if k in self._average]
                 if names:
@@ -217,6 +240,9 @@ class Learner:
         for name, value in part(tensors, "ema").items():
             if name in self._average:
                 self._average[name].copy_(value)
+
+    def _values(self) -> dict[str, Any]:
+        return {"steps_taken": self.steps_taken, "scaler": self._scaler.state_dict()}
 
     def _load_values(self, values: dict[str, Any]) -> None:
         self.steps_taken = values["steps_taken"]

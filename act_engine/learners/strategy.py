@@ -5,13 +5,17 @@ from typing import Any
 from torch import nn
 
 from act_engine.learners.ddp import DDPLearner
+from act_engine.learners.fsdp import FSDPLearner
 from act_engine.learners.learner import Learner
 from act_engine.learners.zero import ZeroLearner, import_deepspeed, read_settings
 from act_engine.parallel.world import World
 
+SHARDED = ("fsdp", "deepspeed")
+"""Strategies that may leave a process with a part of each weight; they need a process group, of one process too."""
+
 
 def pick_strategy(strategy: str, world_size: int) -> str:
-    """``"single"``, ``"ddp"`` or ``"deepspeed"``: ``"auto"`` is single for one process and ddp for more.
+    """``"single"``, ``"ddp"``, ``"fsdp"`` or ``"deepspeed"``: ``"auto"`` is single for one process and ddp for more.
 
     Raises:
         ValueError: single for several processes.
@@ -19,7 +23,9 @@ def pick_strategy(strategy: str, world_size: int) -> str:
     if strategy == "auto":
         return "single" if world_size == 1 else "ddp"
     if strategy == "single" and world_size > 1:
-        raise ValueError(f"parallel.strategy: got 'single' for {world_size} processes; allowed: auto, ddp, deepspeed")
+        raise ValueError(
+            f"parallel.strategy: got 'single' for {world_size} processes; allowed: auto, ddp, fsdp, deepspeed"
+        )
     return strategy
 
 
@@ -27,10 +33,12 @@ def check_strategy(
     strategy: str,
     *,
     device_type: str,
+    world_size: int,
     precision: str,
     sync_batchnorm: bool,
     deepspeed_config: str | None,
-    recompute_natural: bool,
+    recompute: str,
+    shard_size: int | None = None,
 ) -> None:
     """Refuse what a strategy cannot do, before anything is built.
 
@@ -39,16 +47,17 @@ def check_strategy(
     """
     if sync_batchnorm and device_type != "cuda":
         raise ValueError("parallel.sync_batchnorm: got true on the CPU; PyTorch has SyncBatchNorm for GPUs only")
-    if recompute_natural and (strategy == "deepspeed" or sync_batchnorm):
-        other = "parallel.strategy deepspeed" if strategy == "deepspeed" else "parallel.sync_batchnorm true"
-        raise ValueError(f"train.recompute_natural: got true with {other}; allowed: false")
+    if recompute != "none" and sync_batchnorm:
+        raise ValueError(f"train.recompute: got {recompute!r} with parallel.sync_batchnorm true; allowed: none")
+    if shard_size is not None and world_size % shard_size:
+        raise ValueError(f"parallel.shard_size: got {shard_size}; allowed: a divisor of the {world_size} processes")
+    if strategy in SHARDED and precision == "float16":
+        raise ValueError(
+            f"train.precision: got 'float16' with parallel.strategy {strategy}; allowed: float32, bfloat16"
+        )
     if strategy == "deepspeed":
         import_deepspeed(device_type)
         read_settings(deepspeed_config)
-        if precision == "float16":
-            raise ValueError(
-                "train.precision: got 'float16' with parallel.strategy deepspeed; allowed: float32, bfloat16"
-            )
 
 
 def build_learner(
@@ -61,13 +70,14 @@ def build_learner(
     gather_for_attack: bool = True,
     deepspeed_config: str | None = None,
     sync_batchnorm: bool = False,
+    shard_size: int | None = None,
     batch_size: int = 1,
     **settings: Any,
 ) -> Learner:
     """A learner for `model` under a strategy that `pick_strategy` gave.
 
     `batch_size` is the images a backward pass and rank; `settings` are `Learner`'s, without the device. The other
-    arguments are `ZeroLearner`'s; other strategies do without them.
+    arguments are `ZeroLearner`'s and `FSDPLearner`'s; other strategies do without them.
     """
     if sync_batchnorm and world.size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -76,6 +86,8 @@ def build_learner(
         return Learner(model, **settings)
     if strategy == "ddp":
         return DDPLearner(model, **settings)
+    if strategy == "fsdp":
+        return FSDPLearner(model, gather_for_attack=gather_for_attack, shard_size=shard_size, **settings)
     return ZeroLearner(
         model,
         stage=zero_stage,

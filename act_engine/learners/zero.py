@@ -91,6 +91,7 @@ class ZeroLearner(Learner):
             self.module = self._twin
             for module, twin in zip(model.modules(), self._twin.modules(), strict=True):
                 twin._buffers = module._buffers
+            self._bare_recomputed = self._blocks_recomputed()
             self._fill_twin() if stage < 3 else self._empty_twin()
         if stage == 3 and self._average:
             self._average = {name: value.detach().clone() for name, value in self._averaged().items()}

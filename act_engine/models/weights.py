@@ -131,7 +131,8 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, new_head: bool) -> F
 def apply(model: nn.Module, found: Fit, where: str) -> list[str]:
     """Load what fits and return the notes on it; ValueError, and nothing loaded, if not all of it fits."""
     if found.misfits:
-        hint = "; model.head new replaces the classifier" if found.only_head else ""
+        hint = "; model.num_classes is to fit it, or in training model.head new replaces the classifier"
+        hint = hint if found.only_head else ""
         shown = ", ".join(sorted(found.misfits)[:3])
         raise ValueError(f"{where!r}: does not fit the model: {shown} ({len(found.misfits)} in all){hint}")
     if bad := non_finite(found.values):

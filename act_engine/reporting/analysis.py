@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 PANELS = {
     "complexity": (
-        ("Random labels learnt", "share, %", ("complexity", "noise", 0, "fitted_noise")),
-        ("Spectral norm / margin", "log10", ("complexity", "norms", "log10_spectral_norm")),
+        ("Random labels learnt", "share, %", "lower", ("complexity", "noise", 0, "fitted_noise")),
+        ("Spectral norm / margin", "log10", "lower", ("complexity", "norms", "log10_spectral_norm")),
     ),
     "compression": (
-        ("Probe on random labels", "training accuracy, %", ("compression", "probe_accuracy")),
-        ("Effective rank of the features", "dimensions", ("compression", "effective_rank")),
+        ("Probe on random labels", "training accuracy, %", "lower", ("compression", "probe_accuracy")),
+        ("Effective rank of the features", "dimensions", "lower", ("compression", "effective_rank")),
     ),
     "flatness": (
-        ("Posterior entropy, clean images", "nats", ("flatness", "clean", "entropy")),
-        ("Top Hessian eigenvalue, relative", "nats", ("flatness", "clean", "relative_top_eigenvalue")),
-        ("Accuracy under weight noise", "accuracy, %", ("flatness", "clean", "accuracy")),
-        ("Loss under weight noise", "cross-entropy, nats", ("flatness", "clean", "loss")),
+        ("Posterior entropy, clean images", "nats", "higher", ("flatness", "clean", "entropy")),
+        ("Top Hessian eigenvalue, relative", "nats", "lower", ("flatness", "clean", "relative_top_eigenvalue")),
+        ("Accuracy under weight noise", "accuracy, %", "higher", ("flatness", "clean", "accuracy")),
+        ("Loss under weight noise", "cross-entropy, nats", "lower", ("flatness", "clean", "loss")),
     ),
 }
+"""A panel's title, unit, the direction that the paper claims for ACT, and where its values stand in an analysis."""
 
 MEASURES = {
     "random labels learnt, %": ("complexity", "noise", 0, "fitted_noise"),
@@ -75,14 +76,19 @@ def pick(values: Any, path: Sequence[str | int]) -> Any:
 
 
 def plot_analysis(analysis: dict[str, Any], theme: str = "light") -> bytes:
-    """A PNG of the result of `analyze_runs`; where a method has several runs, lines are means with one deviation."""
+    """A PNG of the result of `analyze_runs`; where a method has several runs, lines are means with one deviation.
+
+    An arrow says which way the paper claims ACT to lie; axes begin at 0, but for logarithms.
+    """
     runs = [run for method in analysis["methods"].values() for run in method["values"]]
-    panels = [panel for row in PANELS.values() for panel in row if any(pick(run, panel[2]) is not None for run in runs)]
+    panels = [
+        panel for row in PANELS.values() for panel in row if any(pick(run, panel[-1]) is not None for run in runs)
+    ]
     rows = -(-len(panels) // 2)
 
     def paint(axes: Sequence[Axes]) -> None:
-        for one, (title, label, path) in zip(axes, panels, strict=False):
-            one.set_title(title)
+        for one, (title, label, claimed, path) in zip(axes, panels, strict=False):
+            one.set_title(f"{title} ({'↓' if claimed == 'lower' else '↑'} claimed)")
             values = {name: [pick(run, path) for run in method["values"]] for name, method in methods.items()}
             if isinstance(path[-1], str) and path[-1] in ("accuracy", "loss"):
                 _lines(one, analysis["settings"]["sigmas"], values, 100 if "%" in label else 1, theme)
@@ -92,6 +98,8 @@ def plot_analysis(analysis: dict[str, Any], theme: str = "light") -> bytes:
                 percent_axis(one, label)
             else:
                 one.set_ylabel(label)
+                if label != "log10":
+                    one.set_ylim(bottom=min(0, one.get_ylim()[0]) if one.dataLim.y0 < 0 else 0)
         for spare in axes[len(panels) :]:
             spare.set_axis_off()
 

@@ -56,15 +56,14 @@ def export_robustbench(
     name: str,
     model_name: str,
     image_shape: tuple[int, int, int],
-    classes: int,
     trained: str | None,
 ) -> Path:
-    """Write ``folder/robustbench/``: the claim, the weights, three lines that load them, and a model card.
+    """Write ``folder/robustbench/``: the claim, the weights, three lines that load them, and a model card, its path.
 
     Args:
         model: as it was measured.
         evaluation: the content of evaluation.json; by AutoAttack.
-        config: whose model and data it is.
+        config: whose model and data it is, with the number of classes.
         name: of the claim; RobustBench's are called FirstauthorYearFirstword.
         model_name: of the model in `evaluation`, which ``config.model`` describes by ``"robust"`` or that name.
         trained: how, in a sentence, as far as it is known.
@@ -74,8 +73,8 @@ def export_robustbench(
     """
     place = folder / FOLDER
     attack, entry = evaluation["attack"], evaluation["models"][model_name]
-    dataset = _dataset(config.data.name, classes)
-    architecture = {**config.model.architecture(model_name), "num_classes": classes}
+    dataset = _dataset(config.data.name, config.model.num_classes)
+    architecture = config.model.architecture(model_name)
     claim = {
         "link": None,
         "name": None,
@@ -104,7 +103,7 @@ def export_robustbench(
         "Weights": f"`{WEIGHTS}`, SHA-256 {digest(place / WEIGHTS)}",
     }
     write_text(place / CARD, _card(name, claim, evaluation, entry, facts, loader, str(info.relative_to(place))))
-    return place
+    return place / CARD
 
 
 def readable(architecture: str) -> str:

@@ -1,14 +1,14 @@
 """Finished runs read back: their models, their data."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
 
 from act_engine.config import Config
-from act_engine.data import Data, Loader, build_data, further_tests, identity, require_same
-from act_engine.models import build_model, load_weights
+from act_engine.data import Data, Loader, build_data, further_tests, identity, read_class_names, require_same
+from act_engine.models import build_model, load_pretrained, load_weights
 from act_engine.parallel import World
 from act_engine.runs.data import read_data
 from act_engine.runs.folder import LAST, read_config
@@ -75,6 +75,53 @@ def load_run(
     models = load_models(weights, config, data.image_shape, world)
     further = further_tests(also, data, settings, config.model.num_classes, **shared)
     return Run(config, models, weights, data, other, further)
+
+
+def load_foreign(
+    config: Config, world: World, *, class_names: str | None = None, say: Callable[[str], None] = print
+) -> Run:
+    """A model that was trained elsewhere, called ``"model"``, and the test images, by the settings; a collective.
+
+    The returned config has the number of classes. The data is this process's part of it, or, where the evaluation is
+    AutoAttack's, all of it.
+
+    Args:
+        class_names: where the classes of image files are named; see `read_class_names`.
+        say: is told how weights and data were read.
+
+    Raises:
+        ValueError: the model, its weights or the data are not what the settings say.
+    """
+    settings, whole = vars(config.data), config.evaluate.by_library
+    shared = {"eval_batch_size": config.evaluate.batch_size, "device": world.device}
+    shared |= {"rank": 0, "world_size": 1} if whole else {"rank": world.rank, "world_size": world.size}
+
+    def read() -> tuple[Data, dict[str, Loader]]:
+        names = None if class_names is None else read_class_names(class_names, config.data.name)
+        try:
+            classes = config.model.num_classes
+            data = build_data(**settings, **shared, train=False, class_names=names, num_classes=classes)
+        except FileNotFoundError as error:
+            if config.data.name != "image_folder" or names is not None or config.data.path is None:
+                raise
+            raise ValueError(f"{error}; or --class_names, where it holds test images alone") from error
+        return data, further_tests(config.evaluate.also, data, settings, data.num_classes, **shared)
+
+    data, further = world.main_first(read)  # rank 0 lists the files, and the others find what it found
+    model_settings = replace(config.model, num_classes=data.num_classes)
+    architecture = model_settings.architecture("robust")
+    with world.together():
+        model = build_model(**architecture, image_shape=data.image_shape)
+        if config.model.weights is not None:
+            notes = load_weights(model, config.model.weights, entry=config.model.weights_entry)
+        else:
+            given = {"image_shape": data.image_shape, "options": architecture["options"]}
+            notes = load_pretrained(model, architecture["name"], **given)
+    for note in [*(f"model: {note}" for note in notes), *data.notes]:
+        say(note)
+    models = {"model": model.to(world.device).eval()}
+    files = {} if config.model.weights is None else {"model": Path(config.model.weights)}
+    return Run(replace(config, model=model_settings), models, files, data, further=further)
 
 
 def weights_of(folder: Path, checkpoint: str = "best") -> dict[str, Path]:

@@ -14,7 +14,7 @@ from act_engine.runs.writing import Growing
 
 FOLDER = "tensorboard"
 _count = itertools.count()  # of this process's event files
-SPEED = ("images_per_second", "data_wait_fraction")
+SPEED = ("seconds", "images_per_second", "data_wait_fraction")
 
 
 def tag(name: str) -> str:

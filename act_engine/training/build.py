@@ -14,6 +14,7 @@ from act_engine.objectives import Objective
 from act_engine.parallel import World
 from act_engine.runs.methods import deployed_model
 from act_engine.training.awp import WeightPerturbation
+from act_engine.training.mixing import Mixing
 from act_engine.training.seeds import stream
 from act_engine.training.step import TrainingStep
 
@@ -139,6 +140,7 @@ def _make_learner(
         gather_for_attack=parallel.gather_for_attack,
         deepspeed_config=parallel.deepspeed_config,
         sync_batchnorm=parallel.sync_batchnorm,
+        shard_size=parallel.shard_size,
         batch_size=config.data.batch_size // train.accumulate,
         lr_at=lr_at,
         optimizer=optim.name,
@@ -151,7 +153,7 @@ def _make_learner(
         channels_last=train.channels_last,
         compile=train.compile,
         accumulate=train.accumulate,
-        recompute=train.recompute_natural and name == "natural",
+        recompute={"natural": "model" if name == "natural" else "none"}.get(train.recompute, train.recompute),
         clip_norm=optim.clip_norm,
         ema_decay=train.ema if averaged else None,
         ema_start=train.ema_start * total_steps,
@@ -175,6 +177,7 @@ def make_attack(config: Config, objective: Objective, robust: Learner, world: Wo
         ce_weight=ce_weight,
         start=settings.start,
         start_eps=settings.start_eps,
+        label_smoothing=getattr(objective, "label_smoothing", 0.0) if settings.smooth_labels else 0.0,
         project=settings.project,
         steps=settings.steps,
         step_size=settings.step_size,
@@ -202,6 +205,9 @@ def make_step(
     if config.objective.awp_gamma:
         name = deployed_model(learners)
         perturbation = WeightPerturbation(learners[name], name, config.objective.awp_gamma)
+    train, mixing = config.train, None
+    if train.mixup or train.cutmix:
+        mixing = Mixing(train.mixup, train.cutmix, train.mix_probability, train.cutmix_probability, train.seed)
     return TrainingStep(
         objective,
         learners,
@@ -209,6 +215,7 @@ def make_step(
         frozen={name: frozen_pass(config, model) for name, model in frozen.items()},
         perturbation=perturbation,
         perturbation_start=config.objective.awp_start_epoch * steps_per_epoch,
+        mixing=mixing,
         attack_warmup=config.attack.warmup_epochs * steps_per_epoch,
         seed=config.train.seed,
         rank=world.rank,

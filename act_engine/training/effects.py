@@ -20,7 +20,7 @@ class Run:
     config: Config
     objective: Kind
     strategy: str
-    """``"single"``, ``"ddp"`` or ``"deepspeed"``."""
+    """``"single"``, ``"ddp"``, ``"fsdp"`` or ``"deepspeed"``."""
     processes: int
     device: str
     """``"cpu"`` or ``"cuda"``."""
@@ -33,6 +33,12 @@ class Run:
     def attacks_a_copy(self) -> bool:
         attack = self.config.attack
         return self.attacks and attack.view and attack.mode == "eval"
+
+    @property
+    def attacks_labels(self) -> bool:
+        """Whether the attack's loss has a cross-entropy."""
+        loss = self.config.attack.loss
+        return (self.objective.attack_loss if loss == "auto" else loss) in ("ce", "mixed")
 
     @property
     def attack_start(self) -> str:
@@ -94,6 +100,8 @@ DEEPSPEED: Need = ("parallel.strategy deepspeed", lambda run: run.strategy == "d
 PROCESSES: Need = ("more than one process", lambda run: run.processes > 1)
 PGD: Need = ("evaluate.attack other than none, and norm linf or l2", lambda run: run.measures_by_pgd)
 LIBRARY: Need = ("evaluate.attack autoattack or one of its attacks", lambda run: run.config.evaluate.by_library)
+MIXING: Need = ("train.mixup or train.cutmix", lambda run: run.config.train.mixup > 0 or run.config.train.cutmix > 0)
+EXTRA: Need = ("data.extra", lambda run: bool(run.config.data.extra))
 FILES: Need = ("data that the loader's threads read", Run.reads)
 
 NEEDS: dict[str, Need] = {
@@ -129,6 +137,19 @@ NEEDS: dict[str, Need] = {
         "an attack with attack.view true and attack.mode eval, on a GPU",
         lambda run: run.attacks_a_copy and run.device == "cuda",
     ),
+    "attack.smooth_labels": (
+        "an attack on the cross-entropy, and objective.label_smoothing",
+        lambda run: run.attacks_labels and bool(run.config.objective.numbers.get("label_smoothing")),
+    ),
+    "train.mix_probability": MIXING,
+    "train.cutmix_probability": (
+        "train.mixup and train.cutmix",
+        lambda run: run.config.train.mixup > 0 and run.config.train.cutmix > 0,
+    ),
+    "data.extra_share": EXTRA,
+    "data.extra_once": EXTRA,
+    "data.extra_only_epochs": EXTRA,
+    "data.epoch_images": EXTRA,
     "data.seed": ("data that draws, or a choice among its images or labels", Run.draws),
     "data.workers": FILES,
     "data.decode": ("image files and a GPU", lambda run: run.reads() and run.device == "cuda"),
@@ -170,13 +191,20 @@ NEEDS: dict[str, Need] = {
     "train.ema_buffers": EMA,
     "optim.milestones": MULTISTEP,
     "optim.gamma": MULTISTEP,
-    "train.recompute_natural": NATURAL,
+    "train.recompute": (
+        "an objective with a natural model",
+        lambda run: run.config.train.recompute != "natural" or run.has("natural"),
+    ),
+    "parallel.shard_size": ("parallel.strategy fsdp", lambda run: run.strategy == "fsdp"),
     "parallel.zero_stage": DEEPSPEED,
     "parallel.offload": DEEPSPEED,
     "parallel.deepspeed_config": DEEPSPEED,
     "parallel.gather_for_attack": (
-        "parallel.strategy deepspeed with zero_stage 3, and an attack",
-        lambda run: run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3 and run.attacks,
+        "parallel.strategy fsdp, or deepspeed with zero_stage 3, and an attack",
+        lambda run: (
+            run.attacks
+            and (run.strategy == "fsdp" or (run.strategy == "deepspeed" and run.config.parallel.zero_stage == 3))
+        ),
     ),
     "parallel.sync_batchnorm": PROCESSES,
     "evaluate.version": LIBRARY,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from act_engine.attack import usual_step_size
 from act_engine.config import Config, from_mapping
 from act_engine.data import as_loader
-from act_engine.learners import deployed, pick_strategy
+from act_engine.learners import SHARDED, deployed, pick_strategy
 from act_engine.models.side_by_side import stand_apart
 from act_engine.objectives import Objective, build_objective
 from act_engine.parallel import World, connect
@@ -88,8 +88,8 @@ def fit(
         base = dataclasses.replace(base, attack=dataclasses.replace(base.attack, step_size=length))
     config = from_mapping(settings or {}, base)
     world = connect(pick_device(config.train.device), timeout=config.parallel.timeout)
-    if pick_strategy(config.parallel.strategy, world.size) == "deepspeed":
-        raise ValueError("parallel.strategy: got 'deepspeed'; allowed in fit: auto, single, ddp; Trainer takes it")
+    if (strategy := pick_strategy(config.parallel.strategy, world.size)) in SHARDED:
+        raise ValueError(f"parallel.strategy: got {strategy!r}; allowed in fit: auto, single, ddp; Trainer takes it")
     method = build_objective(**config.objective.method()) if isinstance(objective, str) else objective
     if isinstance(models, nn.Module):
         models = dict.fromkeys(method.trains, models) if len(method.trains) == 1 else {"model": models}

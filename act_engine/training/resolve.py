@@ -3,7 +3,7 @@
 import dataclasses
 
 from act_engine.config import Config, Numbers
-from act_engine.learners import check_strategy, pick_strategy
+from act_engine.learners import SHARDED, check_strategy, pick_strategy
 from act_engine.objectives import Objective, own_numbers
 from act_engine.parallel import World
 from act_engine.training.effects import Run, refuse_idle
@@ -37,10 +37,12 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
     check_strategy(
         strategy,
         device_type=world.device.type,
+        world_size=world.size,
         precision=config.train.precision,
         sync_batchnorm=parallel.sync_batchnorm,
         deepspeed_config=parallel.deepspeed_config,
-        recompute_natural=config.train.recompute_natural,
+        recompute=config.train.recompute,
+        shard_size=parallel.shard_size,
     )
     return dataclasses.replace(
         config,
@@ -55,7 +57,7 @@ def resolve(config: Config, objective: Objective, world: World, num_classes: int
 def _check_awp(config: Config, strategy: str) -> None:
     """Refuse weight perturbation where the weights are not whole, or a step does not see its batch as a whole."""
     hindrances = {
-        "parallel.strategy deepspeed, which shards what it would move": strategy == "deepspeed",
+        f"parallel.strategy {strategy}, which shards what it would move": strategy in SHARDED,
         "train.accumulate above 1: the move is that of the whole batch": config.train.accumulate > 1,
         "train.precision float16, in which its gradient may underflow": config.train.precision == "float16",
     }

@@ -136,8 +136,9 @@ class Stopwatch:
         self._images += images
 
     def lap(self) -> dict[str, float]:
-        """``images_per_second`` and ``data_wait_fraction`` (of the wall time) since the last lap."""
+        """``seconds``, ``images_per_second`` and ``data_wait_fraction`` (of the wall time) since the last lap."""
         elapsed = time.perf_counter() - self._start
-        result = {"images_per_second": self._images / elapsed, "data_wait_fraction": self._waited / elapsed}
+        result = {"seconds": elapsed, "images_per_second": self._images / elapsed}
+        result["data_wait_fraction"] = self._waited / elapsed
         self._begin()
         return result

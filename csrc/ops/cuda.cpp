@@ -161,3 +161,8 @@ STABLE_TORCH_LIBRARY_IMPL(ACT_NAMESPACE, CUDA, m) {
   m.impl("act_loss.native", TORCH_BOX(&act::act_loss));
   m.impl("kl_ce_loss.native", TORCH_BOX(&act::kl_ce_loss));
 }
+
+// The architectures that this library holds code for, such as "8.0;9.0+PTX".
+extern "C" __attribute__((visibility("default"))) const char* act_architectures() {
+  return ACT_ARCHITECTURES;
+}

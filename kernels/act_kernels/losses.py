@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from act_kernels import checks, ops
+from . import checks, ops
+from .build_record import torch_ops
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -193,7 +194,7 @@ def _mean_scales(batch: int, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _op(name: str, logits: Tensor) -> Callable:
-    return getattr(ops, name) if ops.eager(logits) else getattr(torch.ops.act_kernels, name)
+    return getattr(ops, name) if ops.eager(logits) else getattr(torch_ops, name)
 
 
 def _wants_grad(logits: Tensor) -> bool:

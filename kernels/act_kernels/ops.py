@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from act_kernels.dispatch import implementation
+from .build_record import NAMESPACE, torch_ops
+from .dispatch import implementation
 
 _IMAGE_ARGUMENTS = (
     "Tensor grad, Tensor x, Tensor? step_sizes, float step_size, Tensor? epsilons, float eps, "
     "Tensor? lowers, float lower, Tensor? uppers, float upper, str norm"
 )
-_library = torch.library.Library("act_kernels", "DEF")
+_library = torch.library.Library(NAMESPACE, "DEF")
 _library.define(f"pgd_step(Tensor x_adv, {_IMAGE_ARGUMENTS}) -> Tensor")
 _library.define(f"pgd_step_(Tensor(a!) x_adv, {_IMAGE_ARGUMENTS}) -> ()")
 _library.define(
@@ -214,7 +215,7 @@ def _without_derivative(op: str, written: bool):
 
     def run(*arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            result = getattr(torch.ops.act_kernels, op).default(*arguments)
+            result = getattr(torch_ops, op).default(*arguments)
         if written:
             torch.autograd.graph.increment_version(arguments[0])
         return result
@@ -231,8 +232,8 @@ for _name, _function, _fake in (
 ):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     _library.impl(_name, _without_derivative(_name, written=_name.endswith("_")), "Autograd")
-    torch.library.register_fake(f"act_kernels::{_name}", _fake, lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_library)
 
 for _name in ("pgd_step", "random_start_", "act_loss", "kl_ce_loss"):
     _library.impl(f"{_name}.native", torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"act_kernels::{_name}.native", _nothing_fake, lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}.native", _nothing_fake, lib=_library)

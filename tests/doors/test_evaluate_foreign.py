@@ -1,7 +1,11 @@
 """A model that was trained elsewhere is measured from the command line, and as the libraries measure it."""
 
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +82,18 @@ def test_pgd_and_started_again(foreign, tmp_path):
         (["--model.name", "small_cnn", "--model.weights", "nowhere.pt"], "--eps: got None"),
         (["--model.name", "small_cnn", "--model.weights", "nowhere.pt", "--eps", "0.1"], "nowhere.pt"),
         (["--model.nam", "small_cnn"], "did you mean 'model.name'"),
+        (
+            ["runs/digits", "--model.weights", "x.pt"],
+            "RUN: got 'runs/digits'; allowed with --model.NAME",
+        ),
+        (["--model.weights", "x.pt", "--eps", "0.1", "--model.head", "new"], "model.head: got 'new'; allowed: 'keep'"),
+        (
+            ["--model.weights", "x.pt", "--eps", "0.1", "--data.label_noise", "0.1"],
+            "data.label_noise: got 0.1; allowed: 0.0",
+        ),
+        (["--model.weights", "x.pt", "--attack", "none", "--steps", "3"], "evaluate.steps: got 3; allowed: 100"),
+        (["--model.weights", "x.pt", "--eps", "0.1", "--export_name", "me"], "--export_name: got 'me'"),
+        (["--model.weights", "x.pt", "--eps", "0.1", "--export", "robustbench"], "--output: got None"),
         (["--model.weights", "x.pt", "--eps", "8", "--data.name", "digits"], "did you mean 8/255"),
     ],
 )
@@ -90,3 +106,19 @@ def test_a_mistake_is_one_line(words, expected, tmp_path, monkeypatch, capsys):
     assert expected in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_measure_what_one_does(foreign, tmp_path):
+    """Figures, by-class figures and noise alike: each image's draws belong to its place."""
+    words = [*WORDS, "--steps", "3", "--restarts", "1", "--images", "60", "--check_masking", "false", "--device", "cpu"]
+    images, labels = next(foreign[1].test.epoch(0))
+    np.savez("mine.npz", test_images=images[:31].permute(0, 2, 3, 1).numpy(), test_labels=labels[:31].numpy())
+    words += ["--corruptions", "gaussian_noise", "--also", "mine.npz", "--progress", "none"]
+    assert evaluate.main([*words, "--output", "one"]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "act_engine.evaluate"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, *words, "--output", "two"], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    assert one["also"]["mine"]["samples"] == 31

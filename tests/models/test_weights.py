@@ -11,12 +11,14 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from act_engine import evaluate
 from act_engine.models import build_model, load_pretrained, load_weights
 from act_engine.training import checkpoint
 
@@ -157,7 +159,7 @@ def test_a_timm_model_of_1000_classes_becomes_one_of_4(tmp_path):
     fresh = {name: value.clone() for name, value in model.fc.state_dict().items()}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
-        ValueError, match=r"fc\.bias is \(1000,\), the model's \(4,\).*; model\.head new replaces the classifier"
+        ValueError, match=r"fc\.bias is \(1000,\), the model's \(4,\).*model\.head new replaces the classifier"
     ):
         load_weights(model, tmp_path / "imagenet.pth")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -404,3 +406,13 @@ def test_without_a_network_the_hubs_client_neither_waits_nor_chatters(hub, monke
     assert constants.HF_HUB_OFFLINE is False
     hub.publish("test_resnet", timm.create_model("test_resnet").state_dict())  # what is in the cache serves
     assert load_pretrained(model, "test_resnet", image_shape=(3, 32, 32), new_head=True)
+
+
+def test_timms_published_weights_are_measured_without_a_file(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    hub.publish("test_resnet", timm.create_model("test_resnet").state_dict())
+    arrays = {"test_images": np.zeros((4, 32, 32, 3), np.uint8), "test_labels": np.array([0, 1, 2, 999])}
+    np.savez("few.npz", **arrays)
+    words = ["--model.name", "test_resnet", "--model.pretrained", "true", "--model.num_classes", "1000"]
+    assert evaluate.main([*words, "--data.name", "npz", "--data.path", "few.npz", "--attack", "none"]) == 0
+    assert "4 test images" in capsys.readouterr().out

@@ -68,7 +68,7 @@ def test_the_switches_change_what_is_learnt(worlds):
 
 def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
     kind = objectives()[objective["name"]]
-    recomputed = strategy == "ddp" and "natural" in kind.trains
+    recomputed = "model" if strategy == "ddp" else "none"
     config = from_mapping(
         {
             "objective": objective,
@@ -76,7 +76,7 @@ def train(folder: Path, strategy: str, objective: dict, size: int) -> tuple:
             "data": {"name": "digits", "batch_size": BATCH // size},
             "model": {"teacher_weights": str(folder / "teacher.pt")} if kind.frozen else {},
             "optim": {"lr": 0.1, "schedule": "constant"},
-            "train": {"epochs": 1, "device": "cpu", "recompute_natural": recomputed},
+            "train": {"epochs": 1, "device": "cpu", "recompute": recomputed},
             "parallel": PARALLEL[strategy],
         }
     )

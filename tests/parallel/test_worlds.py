@@ -10,11 +10,12 @@ import torch
 
 pytest.importorskip("deepspeed")
 
-from worlds import CASES, LAYERS, MEMORY, RESUMED, SAVED_AT, SELECTING, SMALL, WIDTH, WORLDS
+from worlds import CASES, HYBRID, LAYERS, MEMORY, RECOMPUTED, RESUMED, SAVED_AT, SELECTING, SMALL, WIDTH, WORLDS
 
 from act_engine.planning.memory import training_memory
 
-ITERATIONS, PARAMETERS = 3, 6  # of the attack; of the model
+ITERATIONS, PARAMETERS, GROUPS = 3, 6, 3  # of the attack; of the model; its two blocks and what is left of it
+RUNS = [(size, case) for size in sorted(WORLDS) for case in {**CASES, **{2: RECOMPUTED, 4: HYBRID}.get(size, {})}]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,7 @@ def assert_same_training(result, reference, steps=slice(None)):
             torch.testing.assert_close(state[key], value, rtol=0, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
-@pytest.mark.parametrize("size", sorted(WORLDS))
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("size", "case"), RUNS)
 def test_losses_weights_momentum_and_average_are_those_of_one_process(worlds, size, case):
     assert_same_training(worlds[size][case], worlds[1]["single/1"])
 
@@ -51,14 +51,22 @@ def test_the_comparison_can_fail(worlds):
     assert (worlds[1]["single/1"]["losses"][0] - worlds[1]["single/1"]["losses"][-1]).abs().min() > 1e-3
 
 
-@pytest.mark.parametrize("size", sorted(WORLDS))
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("size", "case"), RUNS)
 def test_collectives_during_an_attack(worlds, size, case):
     """None without sharded weights. ZeRO-3 gathers each parameter once an attack, whatever its steps; layer by layer it
     gathers in every iteration (here the small model at once), after broadcasts that check the order of the layers in
-    its first passes. Nothing is ever reduced."""
+    its first passes. FSDP gathers in the same way, a block at a time. Nothing
+    is ever reduced."""
     counts = worlds[size][case]["collectives"]
     assert len(counts) == 5 * int(case[-1])
+    if case.startswith("zero3-layers-"):
+        assert all(count.keys() <= {"_allgather_base_", "broadcast_"} for count in counts)  # twice, at most, a pass
+        return
+    if case.startswith("fsdp") and size > 1:
+        forward_and_backward = GROUPS + GROUPS - 1  # the last group stays gathered in between
+        gathers = ITERATIONS * forward_and_backward if "layers" in case else GROUPS
+        assert all(count == {"_allgather_base_": gathers} for count in counts)
+        return
     if "zero3" not in case or size == 1:
         assert all(not count.keys() - {"broadcast_"} for count in counts)
         assert "layers" in case or not any(counts)

@@ -37,19 +37,30 @@ from act_engine.training.trainer import Trainer
 Process = get_context("fork").Process
 STEPS = 5
 ZERO = {"strategy": "deepspeed"}
+FSDP = {"strategy": "fsdp"}
 WORLDS = (2, 1, 4)
 CASES = {
     **{f"ddp/{a}": ({"strategy": "ddp"}, a) for a in (1, 2)},
     **{f"zero{stage}/{a}": ({**ZERO, "zero_stage": stage}, a) for stage in range(4) for a in (1, 2)},
     **{f"zero3-layers/{a}": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, a) for a in (1, 2)},
+    **{f"fsdp/{a}": (FSDP, a) for a in (1, 2)},
+    "fsdp-layers/1": ({**FSDP, "gather_for_attack": False}, 1),
+}
+HYBRID = {"fsdp-hybrid/1": ({**FSDP, "shard_size": 2}, 1)}  # in the world of 4 alone
+RECOMPUTED = {  # in the world of 2 alone
+    "ddp-blocks/1": ({"strategy": "ddp"}, 1),
+    **{f"zero3-{mode}/1": ({**ZERO, "zero_stage": 3}, 1) for mode in ("blocks", "model")},
+    "fsdp-blocks/1": (FSDP, 1),
+    "fsdp-layers-blocks/1": ({**FSDP, "gather_for_attack": False}, 1),
+    "zero3-layers-blocks/1": ({**ZERO, "zero_stage": 3, "gather_for_attack": False}, 1),
 }
 # A ZeRO-2 run of 2 processes, stopped after SAVED_AT steps, goes on in these worlds and strategies.
 SAVED_AT = 3
 SAVED = {**ZERO, "zero_stage": 2}
 RESUMED = {
     1: {"zero2": SAVED, "single": {}},
-    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}},
-    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}},
+    2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}, "fsdp": FSDP},
+    4: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "fsdp": FSDP},
 }
 SELECTING = {"ddp": {"strategy": "ddp"}, "zero2": SAVED}  # runs of 2 processes that export the best of three epochs
 MEMORY = {"ddp": {"strategy": "ddp"}, **{f"zero{stage}": {**ZERO, "zero_stage": stage} for stage in range(4)}}
@@ -68,6 +79,15 @@ SMALL_BUCKETS = {
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}  # it leaves small parameters whole
 
 
+class Block(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(channels, width, 3, stride=stride), nn.SiLU()
+
+    def forward(self, images):
+        return self.act(self.conv(images))
+
+
 class TinyNet(nn.Module):
     """No BatchNorm; odd sizes, so that no parameter divides evenly over the ranks.
 
@@ -77,7 +97,7 @@ class TinyNet(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 7, 3, stride=2), nn.SiLU(), nn.Conv2d(7, 13, 3), nn.SiLU())
+        self.features = nn.Sequential(Block(1, 7, 2), Block(7, 13, 1))
         self.fc = nn.Linear(13, classes)
 
     def forward(self, images):
@@ -91,7 +111,7 @@ class InFloat64(TinyNet):
         return super().forward(images.double())
 
 
-def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
+def settings(parallel: dict, accumulate: int, optimizer: str = "sgd", recompute: str = "none") -> dict:
     world_size = dist.get_world_size()
     return {
         "objective": {"name": "act", "robust_alpha": 0.5, "natural_alpha": 0.5},
@@ -112,9 +132,16 @@ def settings(parallel: dict, accumulate: int, optimizer: str = "sgd") -> dict:
             "accumulate": accumulate,
             "ema": 0.9,
             "ema_start": 0.05,
+            "recompute": recompute,
         },
         "parallel": parallel,
     }
+
+
+def recomputed(case: str) -> str:
+    """A case's train.recompute, which its name ends with before the slash."""
+    mode = case.split("/")[0].rpartition("-")[2]
+    return mode if mode in ("blocks", "model") else "none"
 
 
 class Collectives(TorchDispatchMode):
@@ -259,11 +286,13 @@ def peak_memory(settings: Path, parallel: dict) -> int:
 
 def run_world(output: Path) -> dict:
     size = dist.get_world_size()
-    cases = {"single/1": ({}, 1), **CASES} if size == 1 else CASES
+    cases = {1: {"single/1": ({}, 1), **CASES}, 2: {**CASES, **RECOMPUTED}, 4: {**CASES, **HYBRID}}.get(size, CASES)
     # The memory first: looking at all tensors takes the longer, the more objects there are.
     results = {f"memory/{name}": peak_memory(output / "small_buckets.json", p) for name, p in MEMORY.items()}
     results |= {
-        name: outcome(make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate))
+        name: outcome(
+            make_trainer(output / f"{size}-{name.replace('/', '-')}", parallel, accumulate, recompute=recomputed(name))
+        )
         for name, (parallel, accumulate) in cases.items()
     }
     if size == 1:

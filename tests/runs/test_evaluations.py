@@ -88,5 +88,5 @@ def test_a_run_measured_three_times(tiny_config, tmp_path: Path, capsys):
         for model in found["models"].values():
             low, high = model["intervals"]["robust_accuracy"]
             assert f"{100 * model['robust_accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})" in html
-    sweeps = json.loads((tmp_path / "report" / "sweeps.json").read_text())["of"]
+    sweeps = json.loads((tmp_path / "report" / "sweeps-robust.json").read_text())["of"]
     assert sweeps["eps"] == 0.3, "the curves are of the ball that the report's evaluation has"

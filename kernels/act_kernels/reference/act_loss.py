@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from act_kernels.reference.kl_ce_loss import kl_ce_loss
+from .kl_ce_loss import kl_ce_loss
 
 
 def act_loss(

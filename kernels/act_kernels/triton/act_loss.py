@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from act_kernels.triton.images import on_device
-from act_kernels.triton.kl_ce_loss import launch_rows
+from .images import on_device
+from .kl_ce_loss import launch_rows
 
 
 def act_loss(

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from act_kernels.triton.images import on_device
+from .images import on_device
 
 # 8 elements a thread: two 16-byte accesses of float32, one of float16, and registers for four exponentials of each.
 _TILE = 1024
