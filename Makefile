@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench docs lint setup clean
+.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test faults bench docs lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -41,6 +41,10 @@ study-cifar10: $(VENV)/all.stamp
 # Two processes of one thread each, rather than one whose threads wait for each other on a busy machine.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Every fault that the tests take a sample of: kills at each file operation, a disk full at ten sizes, stopped processes.
+faults: $(VENV)/all.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults
 
 # The kernel tests against a CPU extension built with AddressSanitizer.
 sanitize: $(VENV)/all.stamp
