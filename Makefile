@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench docs lint setup clean
+.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test faults bench docs lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -18,7 +18,7 @@ SMOKE ?= runs/imagenet-smoke-$(shell date +%Y%m%d-%H%M%S)
 train-imagenet-smoke: $(VENV)/all.stamp
 	$(BIN)/python -m act_engine.data.sample_tree $(SMOKE)/pictures --classes 4 --train 32 --test 8
 	$(BIN)/torchrun -m act_engine.train --recipe imagenet_resnet50 --output $(SMOKE)/run --data.path $(SMOKE)/pictures \
-	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 --model.num_classes 4 \
+	  --data.image_size 64 --data.batch_size 16 --data.workers 2 --model.name resnet18 \
 	  --attack.steps 2 --train.max_steps 6 --evaluate.steps 2
 
 # Every method, searched and measured alike; each part goes on where it stopped, and ends by filling docs/studies.md.
@@ -41,6 +41,10 @@ study-cifar10: $(VENV)/all.stamp
 # Two processes of one thread each, rather than one whose threads wait for each other on a busy machine.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Every fault that the tests take a sample of: kills at each file operation, a disk full at ten sizes, stopped processes.
+faults: $(VENV)/all.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults
 
 # The kernel tests against a CPU extension built with AddressSanitizer.
 sanitize: $(VENV)/all.stamp
