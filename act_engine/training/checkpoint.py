@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from act_engine.models import describe_model
 from act_engine.models.finite import non_finite
 from act_engine.runs.writing import sync, whole_file
+from act_engine.training.shards import agree, is_sharded, load_shards, local_parts, save_shards
 
 MANIFEST = "manifest.json"
 ADVICE = "Try a lower optim.lr, optim.clip_norm or train.precision float32, and look for bad images"
@@ -58,6 +60,25 @@ class Writer:
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
         self._thread.start()
 
+    def save_shards(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        values: Mapping[str, Any] | None,
+        forever: Collection[int],
+        group: dist.ProcessGroup,
+    ) -> None:
+        """`save` of what every process holds, by all of them together; `group` is theirs alone for that.
+
+        Args:
+            tensors: DTensors among them stand for this process's part; on the host.
+            values: on rank 0; None elsewhere.
+        """
+        self.join()
+        arguments = (step, tensors, values, forever, group)
+        self._thread = threading.Thread(target=self._write_shards, args=arguments, name="checkpoint")
+        self._thread.start()
+
     def join(self) -> None:
         """Wait for the write under way."""
         if self._thread is not None:
@@ -68,6 +89,42 @@ class Writer:
         """Why the last write failed, told once."""
         error, self.error = self.error, None
         return error
+
+    def _write_shards(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        values: Mapping[str, Any] | None,
+        forever: Collection[int],
+        group: dist.ProcessGroup,
+    ) -> None:
+        """Every part is tried on all ranks or on none, and its failure is every rank's error."""
+        partial = self.root / f".step-{step}.partial"
+
+        def begun() -> None:
+            for stem, part in tensors.items():
+                require_finite(local_parts(part), f"step {step}: the {stem} model's")
+            if values is not None:
+                begin(self.root, step)
+
+        def written() -> dict[str, str]:
+            return {path.name: sha256_of(path) for path in save_shards(partial, tensors, group)}
+
+        def placed() -> None:
+            if values is not None:
+                place(self.root, step, values, {name: d for part in digests for name, d in part.items()})
+                drop(self.root, step, self.keep, forever)
+
+        try:
+            agree(begun, group)
+            digests = agree(written, group)
+            agree(placed, group)
+        except NonFiniteWeights as error:
+            self.error = NonFiniteWeights(f"{error}. The checkpoints before it are intact")
+        except Exception as error:  # a thread's exception would be lost
+            if values is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            self.error = OSError(f"checkpoint step-{step} could not be written: {error}; the older ones are intact")
 
     def _write(self, root: Path, step: int, *arguments: Any) -> None:
         try:
@@ -100,27 +157,47 @@ def save(
     """
     for stem, group in tensors.items():
         require_finite(group, f"step {step}: the {stem} model's")
-    root.mkdir(parents=True, exist_ok=True)
-    final, partial = root / f"step-{step}", root / f".step-{step}.partial"
-    for left in root.glob(".step-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)  # what cannot be deleted is in nobody's way
-    partial.mkdir()
+    partial = begin(root, step)
     try:
         for stem, group in tensors.items():
             with whole_file(partial / f"{stem}.safetensors") as file:
                 save_file(dict(group), file)
-        (partial / "state.json").write_text(json.dumps(values), "utf-8")
-        digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
-        for path in [*partial.iterdir(), partial]:
-            sync(path)
-        if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
-            os.replace(final, root / f".step-{step}.old")
-        os.replace(partial, final)
-        sync(root)
+        digests = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
+        final = place(root, step, values, digests)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    drop(root, step, keep, forever)
+    return final
+
+
+def begin(root: Path, step: int) -> Path:
+    """An empty folder for the files of ``step-N``, which `place` puts under that name."""
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)  # what cannot be deleted is in nobody's way
+    partial = root / f".step-{step}.partial"
+    partial.mkdir()
+    return partial
+
+
+def place(root: Path, step: int, values: Mapping[str, Any], digests: Mapping[str, str]) -> Path:
+    """Give the folder that `begin` made its values, its manifest and its name; `digests` are of the files in it."""
+    final, partial = root / f"step-{step}", root / f".step-{step}.partial"
+    (partial / "state.json").write_text(json.dumps(values), "utf-8")
+    digests = {**digests, "state.json": sha256_of(partial / "state.json")}
+    (partial / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
+    for path in [*partial.iterdir(), partial]:
+        sync(path)
+    if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
+        os.replace(final, root / f".step-{step}.old")
+    os.replace(partial, final)
+    sync(root)
+    return final
+
+
+def drop(root: Path, step: int, keep: int, forever: Collection[int]) -> None:
+    """Remove all checkpoints but the `keep` newest up to `step` and those of steps `forever`."""
     folders = _by_step(root)
     later = [p for p in folders if _step(p) > step]  # passed over as corrupt, or the run would stand there
     older = [p for p in folders if _step(p) <= step][keep:]
@@ -128,7 +205,6 @@ def save(
         aside = root / f".{old.name}.old"
         os.replace(old, aside)  # at once: a kill must not leave half a checkpoint under its name
         shutil.rmtree(aside, ignore_errors=True)
-    return final
 
 
 def find_newest(root: Path, warn: Callable[[str], None]) -> Path | None:
@@ -157,7 +233,8 @@ def find_newest(root: Path, warn: Callable[[str], None]) -> Path | None:
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The content of a checkpoint, as (tensors by file stem, values)."""
     files = sorted(folder.glob("*.safetensors"))
-    return {f.stem: load_file(f) for f in files}, json.loads((folder / "state.json").read_text("utf-8"))
+    tensors = load_shards(folder) if is_sharded(folder) else {f.stem: load_file(f) for f in files}
+    return tensors, json.loads((folder / "state.json").read_text("utf-8"))
 
 
 def verify(folder: Path) -> str | None:
@@ -170,7 +247,7 @@ def verify(folder: Path) -> str | None:
             return f"unreadable ({outside[0]!r} is no file of it)"
         if "state.json" not in digests:
             return "unreadable (no state.json)"
-        wrong = [name for name, digest in digests.items() if _digest(folder / name) != digest]
+        wrong = [name for name, digest in digests.items() if sha256_of(folder / name) != digest]
         wrong += sorted({file.name for file in folder.glob("*.safetensors")} - digests.keys())  # a stray one
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return f"unreadable ({error})"
@@ -248,7 +325,8 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
