@@ -9,7 +9,7 @@ from pathlib import Path
 import act_engine
 from act_engine.errors import nearest
 
-COMMANDS = ("train", "evaluate", "report", "analyze", "study", "plan", "doctor")
+COMMANDS = ("train", "evaluate", "report", "analyze", "study", "plan", "doctor", "pseudo_label")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def _page() -> str:
     lines = ["usage: act-engine COMMAND [--SETTING VALUE …]", ""]
     for name in COMMANDS:
         tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text("utf-8"))  # not imported: some load torch
-        lines.append(f"  {name:<8}  {(ast.get_docstring(tree) or '').partition(':')[0]}")
+        lines.append(f"  {name:<12}  {(ast.get_docstring(tree) or '').partition(':')[0]}")
     lines += ["", "act-engine COMMAND --help: its settings; act-engine --version: the versions."]
     lines += ["On several GPUs: torchrun --nproc-per-node N -m act_engine.train …"]
     return "\n".join(lines)

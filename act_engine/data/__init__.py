@@ -11,10 +11,12 @@ import torch
 
 from act_engine.data.arrays import ArrayLoader
 from act_engine.data.contract import Batch, Data, Loader
+from act_engine.data.extra import with_extra
 from act_engine.data.foreign import expanded
 from act_engine.data.further import further_tests, read_class_names
 from act_engine.data.given import GivenLoader, as_loader, given_data
 from act_engine.data.identity import describe_data, identity, require_same
+from act_engine.data.mixture import Mixture
 from act_engine.data.registry import Facts, Source, find_source, sources
 from act_engine.data.selection import select, usual_selection
 from act_engine.data.splits import Pictures, Splits
@@ -71,6 +73,11 @@ def build_data(
     selection: bool = False,
     holdout: float | None = None,
     label_noise: float = 0.0,
+    extra: Sequence[str] = (),
+    extra_share: float = 0.7,
+    extra_once: bool = False,
+    extra_only_epochs: int = 0,
+    epoch_images: int | None = None,
     image_size: int = 224,
     eval_resize: int | None = None,
     train_sizes: Sequence[int] = (),
@@ -90,6 +97,9 @@ def build_data(
     `classes`, `train_samples`, `validation_samples`, `selection_samples`, `selection` and `label_noise` as in `select`;
     `seed` decides these choices and what textures draws. `holdout`: share of image_folder's or webdataset's training
     images that are tested on, where there is no held-out split.
+    `extra`: files or folders of further training images (`open_extra`), which take `extra_share` of every batch as a
+    `Mixture` says (`extra_once`, `extra_only_epochs`); `epoch_images` is then an epoch's length (default: that of the
+    data set).
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
     image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
     before, between and after the epochs `train_size_epochs` (empty: `image_size`); `decode` "cpu" leaves the GPU to the
@@ -136,8 +146,22 @@ def build_data(
 
     trained = None
     if train:
-        options = {"augment": augment, "device": device, **growing, **view, **order}
-        trained = loader(splits.train, batch_size, shuffle=True, **options)
+        part, mixed = splits.train, {}
+        if extra:
+            images = part.images.shape[1:] if isinstance(part, Pictures) else None
+            part, mixed = with_extra(
+                part, extra, shape=images, num_classes=splits.num_classes, classes=splits.classes, workers=workers
+            )
+            mixed["mixture"] = Mixture(
+                base=len(splits.train),
+                extra=mixed.pop("count"),
+                share=extra_share,
+                once=extra_once,
+                only_epochs=extra_only_epochs,
+            )
+            mixed["epoch_images"] = epoch_images
+        options = {"augment": augment, "device": device, **growing, **view, **order, **mixed}
+        trained = loader(part, batch_size, shuffle=True, **options)
     if splits.bad and rank == 0:
         logger.warning("data.bad_images: left out %d image(s); the first: %s", len(splits.bad), splits.bad[0])
     return Data(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from act_engine.data.contract import Batch
+from act_engine.data.dali import made_ahead
+from act_engine.data.extra import Extra
 from act_engine.data.identity import identity_of
 from act_engine.data.order import OrderedLoader
 
@@ -21,6 +24,7 @@ class ArrayLoader(OrderedLoader):
 
     `augment="crop_flip"`: reflect-pad by 4, random crop back to the size, random horizontal flip, as one gather. Its
     draws belong to the image's place in the epoch's global order, so they do not depend on the number of ranks.
+    `extra`: images that a `mixture` puts beside them; they stay on the disk, from where a thread fetches them ahead.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class ArrayLoader(OrderedLoader):
         augment: str = "none",
         device: str | torch.device = "cpu",
         classes: Sequence[str] | None = None,
+        extra: Extra | None = None,
         **order: Any,
     ) -> None:
         super().__init__(len(images), batch_size, **order)
@@ -39,26 +44,59 @@ class ArrayLoader(OrderedLoader):
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self.augment = augment
         self.classes = classes
+        self.extra = extra
+        self._fetcher = None if extra is None else ThreadPoolExecutor(1, thread_name_prefix="fetch-extra")
 
     def identity(self) -> dict[str, Any]:
         images, labels = self.images.cpu().numpy(), self.labels.cpu().numpy()
-        return identity_of(labels, self.classes, [repr((images.shape, images.dtype)).encode(), images])
+        more = [] if self.extra is None else self.extra.content()
+        return identity_of(labels, self.classes, [repr((images.shape, images.dtype)).encode(), images, *more])
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        indices = self._on_device(self.positions(epoch))
+        order = self.positions(epoch)
+        indices = self._on_device(order)
         if self.augment == "crop_flip":
             draws = self.random(epoch, stream=1).integers(
                 0, [2 * CROP_PADDING + 1, 2 * CROP_PADDING + 1, 2], (len(indices), 3)
             )
             draws = self._on_device(draws)
-        for step in range(first_step, len(self)):
-            span = self.span(step)
-            chosen = indices[span]
+        for step, (source, labels, chosen) in self._sources(epoch, first_step, order, indices):
             if self.augment == "crop_flip":
-                images = crop_flip(self.images, chosen, *draws[span].unbind(1))
+                images = crop_flip(source, chosen, *draws[self.span(step)].unbind(1))
             else:
-                images = self.images[chosen]
-            yield Batch(images.permute(0, 3, 1, 2), self.labels[chosen])
+                images = source[chosen]
+            yield Batch(images.permute(0, 3, 1, 2), labels[chosen])
+
+    def _sources(
+        self, epoch: int, first_step: int, order: np.ndarray, indices: Tensor
+    ) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+        """For each step: images and labels on the device, and which of them make the batch, in its order."""
+        steps = range(first_step, len(self))
+        if self.extra is None:
+            for step in steps:
+                yield step, (self.images, self.labels, indices[self.span(step)])
+            return
+        batch = self.span(0)
+        places = self.mixture.is_extra(epoch, self.batch_size * self.world_size)[batch]
+        count = int(places.sum())
+        # Extra images come before the data set's own in what a step is made of.
+        chosen = np.where(places, np.cumsum(places) - 1, count + np.cumsum(~places) - 1)
+        chosen, own = self._on_device(chosen), self._on_device(np.flatnonzero(~places))
+
+        def fetch(step: int) -> tuple[Tensor, Tensor]:
+            pinned = self.images.is_cuda
+            images = torch.empty(count, *self.images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+            labels = torch.empty(count, dtype=torch.int64, pin_memory=pinned)
+            self.extra.take(order[self.span(step)][places] - self.num_samples, images.numpy(), labels.numpy())
+            return images, labels
+
+        for step, (images, labels) in zip(steps, made_ahead(self._fetcher, fetch, steps), strict=True):
+            mine = indices[self.span(step)][own]
+            images = images.to(self.images.device, non_blocking=True)
+            if self.images.is_floating_point():
+                images = images.to(self.images.dtype) / 255
+            labels = labels.to(self.images.device, non_blocking=True)
+            yield step, (torch.cat([images, self.images[mine]]), torch.cat([labels, self.labels[mine]]), chosen)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

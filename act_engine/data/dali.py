@@ -70,7 +70,8 @@ class DaliLoader(OrderedLoader):
         classes: Sequence[str] | None = None,
         **order: Any,
     ) -> None:
-        super().__init__(len(files), batch_size, **order)
+        mixture = order.get("mixture")
+        super().__init__(len(files) - (mixture.extra if mixture else 0), batch_size, **order)
         self.files = files
         self.classes = classes
         self.image_size = image_size

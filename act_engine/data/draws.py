@@ -19,3 +19,23 @@ def uniforms(key: int, places: np.ndarray, count: int) -> np.ndarray:
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     bits ^= bits >> np.uint64(31)
     return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def permuted(index: np.ndarray, count: int, key: int) -> np.ndarray:
+    """Where each of `index` `[B]` goes in a random permutation of 0 … count - 1, none of which is held in memory.
+
+    A Feistel network of six rounds on the next larger even number of bits, walked until it falls below `count` (Black
+    and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002); its round function is `uniforms`' mixer.
+    """
+    half = np.uint64(max(1, (max(count - 1, 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    result = np.asarray(index, np.uint64).copy()
+    outside = np.ones(len(result), bool)
+    while outside.any():
+        left, right = result[outside] >> half, result[outside] & mask
+        for number in range(6):
+            mixed = (uniforms(key + number & 2**64 - 1, right, 1)[:, 0] * 2.0**53).astype(np.uint64)
+            left, right = right, left ^ (mixed & mask)
+        result[outside] = left << half | right
+        outside = result >= count
+    return result.astype(np.int64)

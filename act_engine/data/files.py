@@ -112,7 +112,8 @@ class ImageFiles:
 
     def content(self) -> list[Any]:
         """What tells these images from others, wherever they lie: names, bytes and sizes in pixels."""
-        names = "\0".join(self.containers).encode("utf-8", "surrogateescape")
+        inside = [container for container in self.containers if not os.path.isabs(container)]  # wherever the root lies
+        names = "\0".join(inside).encode("utf-8", "surrogateescape")
         lengths = self.texts.ends.astype(np.int64) - self.texts.begins.astype(np.int64)
         pixels, held = self.sizes.astype(np.int64), self.holders.astype(np.int64)
         return [names, held, self.texts.joined(), lengths, self.lengths.astype(np.int64), pixels]
@@ -121,6 +122,19 @@ class ImageFiles:
         """The images whose indices are `kept`."""
         columns = ("holders", "offsets", "lengths", "sizes", "labels")
         return replace(self, texts=self.texts.keep(kept), **{name: getattr(self, name)[kept] for name in columns})
+
+    def followed_by(self, other: ImageFiles) -> ImageFiles:
+        """These images and then those of `other`, which may lie elsewhere; both are files, or both in archives."""
+        assert self.packed == other.packed
+        there = tuple(os.path.abspath(os.path.join(other.root, container)) for container in other.containers)
+        columns = ("offsets", "lengths", "sizes", "labels")
+        return replace(
+            self,
+            containers=(*self.containers, *there),  # an absolute one is not taken for one under root
+            holders=np.concatenate([self.holders, other.holders + len(self.containers)]),
+            texts=Texts.of([*map(str, self.texts), *map(str, other.texts)]),
+            **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in columns},
+        )
 
     def relabelled(self, labels: np.ndarray) -> ImageFiles:
         """The same images with other labels `[N]`."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from act_engine.data.contract import Batch
+from act_engine.data.mixture import Mixture
 
 
 class OrderedLoader(ABC):
@@ -16,25 +17,37 @@ class OrderedLoader(ABC):
 
     Train (`shuffle=True`): step s of the epoch is the s-th run of `world_size * batch_size` images of one permutation
     of all images, of which each rank takes its part. So a global batch holds the same images however many ranks share
-    it. Test: rank r holds images [r N / W, (r + 1) N / W), in order.
+    it. With a `mixture` extra images take some of the places, and an epoch is as long as one of `epoch_images` images
+    (None: of `num_samples`). Test: rank r holds images [r N / W, (r + 1) N / W), in order.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        mixture: Mixture | None = None,
+        epoch_images: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"data.batch_size: got {batch_size}; allowed: 1 or more")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: got {rank}; allowed: 0 to {world_size - 1}")
-        if shuffle and batch_size * world_size > num_samples:
+        self.epoch_images = epoch_images or num_samples
+        if shuffle and batch_size * world_size > self.epoch_images:
             raise ValueError(
-                f"data.batch_size: {batch_size} on each of {world_size} process(es) is more than the {num_samples} "
-                f"training images; at most {num_samples // world_size} fit"
+                f"data.batch_size: {batch_size} on each of {world_size} process(es) is more than the "
+                f"{self.epoch_images} training images of an epoch; at most {self.epoch_images // world_size} fit"
             )
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.mixture = mixture
         self.rank = rank
         self.world_size = world_size
         self._position = (0, 0)  # (epoch, step) of the next batch
@@ -42,7 +55,7 @@ class OrderedLoader(ABC):
 
     def __len__(self) -> int:
         if self.shuffle:
-            return self.num_samples // (self.batch_size * self.world_size)
+            return self.epoch_images // (self.batch_size * self.world_size)
         first, last = self._shard()
         return -(-(last - first) // self.batch_size)
 
@@ -64,18 +77,23 @@ class OrderedLoader(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for key, value in self._identity().items():
-            if state[key] != value:
+            if state.get(key) != value:
                 raise ValueError(
-                    f"data: the saved position has {key} {state[key]}, this run has {value}; "
+                    f"data: the saved position has {key} {state.get(key)}, this run has {value}; "
                     "go on with the settings and the data that it was saved with"
                 )
         self._position = (state["epoch"], state["step"])
         self._resume = self._position if state["step"] else None
 
     def positions(self, epoch: int) -> np.ndarray:
-        """Return the dataset indices of pass `epoch` in global order, `[num_samples]` int64."""
+        """Return the dataset indices of pass `epoch` in global order, `[num_samples]` int64.
+
+        With a mixture `[steps * global batch]`: those from `num_samples` on are extra images'.
+        """
         if not self.shuffle:
             return np.arange(self.num_samples)
+        if self.mixture is not None:
+            return self.mixture.positions(self.seed, epoch, len(self), self.batch_size * self.world_size)
         return self.random(epoch, stream=0).permutation(self.num_samples)
 
     def key(self, epoch: int, stream: int) -> int:
@@ -115,4 +133,5 @@ class OrderedLoader(ABC):
             "num_samples": self.num_samples,
             "global_batch_size": self.batch_size * self.world_size,  # however many ranks share it
             "seed": self.seed,
+            **({"mixture": self.mixture.describe(), "steps": len(self)} if self.mixture is not None else {}),
         }

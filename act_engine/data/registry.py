@@ -22,7 +22,10 @@ from act_engine.errors import nearest
 GROUP = "act_engine.data"
 BUILT_IN = ("digits", "textures", "cifar", "npz", "image_folder", "webdataset")  # modules of this package
 STREAM_SETTINGS = ("image_size", "eval_resize", "train_sizes", "train_size_epochs", "decode")
-SHARED_SETTINGS = ("classes", "train_samples", "validation_samples", "selection_samples", "label_noise", "seed")
+SHARED_SETTINGS = (
+    *("classes", "train_samples", "validation_samples", "selection_samples", "label_noise", "seed"),
+    *("extra", "extra_share", "extra_once", "extra_only_epochs", "epoch_images"),
+)
 
 
 class Facts(NamedTuple):

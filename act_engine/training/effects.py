@@ -94,6 +94,7 @@ DEEPSPEED: Need = ("parallel.strategy deepspeed", lambda run: run.strategy == "d
 PROCESSES: Need = ("more than one process", lambda run: run.processes > 1)
 PGD: Need = ("evaluate.attack other than none, and norm linf or l2", lambda run: run.measures_by_pgd)
 LIBRARY: Need = ("evaluate.attack autoattack or one of its attacks", lambda run: run.config.evaluate.by_library)
+EXTRA: Need = ("data.extra", lambda run: bool(run.config.data.extra))
 FILES: Need = ("data that the loader's threads read", Run.reads)
 
 NEEDS: dict[str, Need] = {
@@ -129,6 +130,10 @@ NEEDS: dict[str, Need] = {
         "an attack with attack.view true and attack.mode eval, on a GPU",
         lambda run: run.attacks_a_copy and run.device == "cuda",
     ),
+    "data.extra_share": EXTRA,
+    "data.extra_once": EXTRA,
+    "data.extra_only_epochs": EXTRA,
+    "data.epoch_images": EXTRA,
     "data.seed": ("data that draws, or a choice among its images or labels", Run.draws),
     "data.workers": FILES,
     "data.decode": ("image files and a GPU", lambda run: run.reads() and run.device == "cuda"),

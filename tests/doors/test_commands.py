@@ -20,7 +20,7 @@ def test_the_page_names_every_door(capsys):
         page = capsys.readouterr().out
         for name in COMMANDS:
             about = import_module(f"act_engine.{name}").__doc__.partition(":")[0]
-            assert f"  {name:<8}  {about}\n" in page
+            assert f"  {name:<12}  {about}\n" in page
 
 
 def test_a_command_gets_the_words_after_it(capsys):

@@ -54,8 +54,9 @@ def test_the_readmes_first_lines_are_the_librarys(monkeypatch, tmp_path):
     loader = [(images, labels)]
     names = {"net": Net, "train_loader": loader, "test_loader": loader}
     exec(compile(code, "README.md", "exec"), names)
-    expected, loaded = names["result"].models["robust"](images), names["model"](images)
-    assert torch.equal(expected, loaded)
+    expected, loaded = names["result"].models["robust"].state_dict(), names["model"].state_dict()
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(value, loaded[name]) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("door", ["train", "evaluate", "report", "analyze", "study", "plan"])

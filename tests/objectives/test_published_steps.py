@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from test_transcription import EPS, STEP_SIZE, kl, noise, smooth_ce
@@ -38,15 +39,18 @@ def assert_close(ours, theirs, name):
 def test_three_steps_of_wang_2023(tmp_path, monkeypatch):
     """TRADES on the model in train mode, with the optimizer, average and BatchNorm of Wang et al. (arXiv 2302.04638).
 
-    The average begins in the second step, so that both of its rules are met.
+    Of each batch int(0.7 · batch) images are extra ones. The average begins in the second step, so that both of its
+    rules are met.
     """
+    random, more = np.random.default_rng(0), tmp_path / "extra.npz"
+    np.savez(more, image=random.integers(1, 256, (60, 8, 8, 1), np.uint8), label=random.integers(0, 10, 60))
     epochs, decay, start = 80, 5e-4, 2
     trainer = make_trainer(
         tmp_path / "run",
         {
             "objective": {"name": "trades", "beta": 5, "label_smoothing": 0.1},
             "attack": {"eps": EPS, "step_size": STEP_SIZE, "steps": 4, "start": "uniform", "mode": "train"},
-            "data": {"name": "digits", "batch_size": 32},
+            "data": {"name": "digits", "batch_size": 32, "extra": [str(more)], "extra_share": 0.7},
             "model": {"name": "robustbench_wrn10_1"},
             "optim": {
                 **{"lr": 0.2, "cycle_momentum": True, "nesterov": True, "weight_decay": decay, "decayed": "no_norms"},
@@ -66,6 +70,7 @@ def test_three_steps_of_wang_2023(tmp_path, monkeypatch):
     rate, momenta = 0.2 / 25, {}  # of the first epoch, in which OneCycleLR's momentum is 0.95
     for n, (images, labels) in zip(range(1, 4), trainer.data.train.epoch(0), strict=False):
         x = images.double()
+        assert (x.flatten(1).amin(1) > 0).sum() == int(0.7 * 32)  # digits have black pixels, the extra images none
         loss = trainer.train_step(x, labels)["robust"]
 
         for norm in norms:

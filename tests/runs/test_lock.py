@@ -67,22 +67,36 @@ def test_leftovers_of_a_first_write_leave_the_folder_usable(tmp_path):
         check_run(tmp_path, Config())
 
 
-@pytest.fixture
+@contextmanager
+def handled(number, handler):
+    """Whatever this process inherited for the signal, such as SIGHUP ignored under nohup."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
 def full_disk():
-    """Files of at most 100 bytes: a write beyond fails as it does on a full disk, with an OSError."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    """Files of at most 100 bytes: a write beyond fails as it does on a full disk, with an OSError.
+
+    For as short as can be: pytest's own output may go to a file too.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with handled(signal.SIGXFSZ, signal.SIG_IGN):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk_keeps_the_old_file_and_names_it(tmp_path, full_disk):
+def test_full_disk_keeps_the_old_file_and_names_it(tmp_path):
     (tmp_path / "a.json").write_text("old")
-    with pytest.raises(OSError, match=r"a\.json could not be written: .*File too large"):
+    with full_disk(), pytest.raises(OSError, match=r"a\.json could not be written: .*File too large"):
         write_text(tmp_path / "a.json", "x" * 1000)
-    with pytest.raises(OSError, match=r"a\.safetensors could not be written: "):
+    with full_disk(), pytest.raises(OSError, match=r"a\.safetensors could not be written: "):
         export_weights(tmp_path / "a.safetensors", {"weight": torch.zeros(1000)})
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.json", "old")]
 
@@ -94,16 +108,6 @@ def test_weights_have_the_mode_of_other_files(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
-
-
-@contextmanager
-def handled(number, handler):
-    """Whatever this process inherited for the signal, such as SIGHUP ignored under nohup."""
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 def train_with_a_signal(number, output, monkeypatch):

@@ -31,6 +31,17 @@ class DataConfig:
     the data has no held-out split; null: it must have one."""
     label_noise: float = 0.0
     """Probability, 0 to 1, that a training label is replaced by a uniformly drawn one."""
+    extra: tuple[str, ...] = ()
+    """Further training images, such as a diffusion model's: .npz files with image [N, H, W, C] uint8 and label [N],
+    folders of class folders, or folders of webdataset's shards; they stay on the disk. Empty: none."""
+    extra_share: float = 0.7
+    """With extra: share of every batch that they take, above 0 and at most 1."""
+    extra_once: bool = False
+    """With extra: show each before any is shown again; false: draw each with replacement."""
+    extra_only_epochs: int = 0
+    """With extra: epochs, 0 or more, that begin the training on them alone."""
+    epoch_images: int | None = None
+    """With extra: images that make an epoch, 1 or more; null: as many as the data set has."""
     batch_size: int = 128
     """Training images per step and process, 1 or more."""
     workers: int = 2
@@ -65,7 +76,9 @@ class DataConfig:
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
         if self.holdout is not None:
             require(0 < self.holdout < 1, "data.holdout", self.holdout, "above 0, below 1, or null")
-        counts = ("train_samples", "validation_samples", "selection_samples")
+        require(0 < self.extra_share <= 1, "data.extra_share", self.extra_share, "above 0, at most 1")
+        require(self.extra_only_epochs >= 0, "data.extra_only_epochs", self.extra_only_epochs, "0 or more")
+        counts = ("epoch_images", "train_samples", "validation_samples", "selection_samples")
         for name, least in (("classes", 2), *((count, 1) for count in counts)):
             value = getattr(self, name)
             require(value is None or value >= least, f"data.{name}", value, f"{least} or more, or null")
