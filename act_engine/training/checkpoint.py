@@ -98,7 +98,7 @@ class Writer:
         forever: Collection[int],
         group: dist.ProcessGroup,
     ) -> None:
-        """Every part is tried on all ranks or on none, and its failure is every rank's error."""
+        """Each stage is begun on all ranks or on none, and its failure is every rank's error."""
         partial = self.root / f".step-{step}.partial"
 
         def begun() -> None:
@@ -107,9 +107,6 @@ class Writer:
             if values is not None:
                 begin(self.root, step)
 
-        def written() -> dict[str, str]:
-            return {path.name: sha256_of(path) for path in save_shards(partial, tensors, group)}
-
         def placed() -> None:
             if values is not None:
                 place(self.root, step, values, {name: d for part in digests for name, d in part.items()})
@@ -117,7 +114,8 @@ class Writer:
 
         try:
             agree(begun, group)
-            digests = agree(written, group)
+            files = save_shards(partial, tensors, group)
+            digests = agree(lambda: {path.name: sha256_of(path) for path in files}, group)
             agree(placed, group)
         except NonFiniteWeights as error:
             self.error = NonFiniteWeights(f"{error}. The checkpoints before it are intact")

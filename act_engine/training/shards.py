@@ -27,13 +27,20 @@ def save_shards(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], group
     """Write this process's part of the tensors, by model's name and by their own; a collective; returns its files.
 
     Of a tensor that every process holds whole one of them writes it.
+
+    Raises:
+        OSError: a process could not write, the same on all of them.
     """
     import torch.distributed.checkpoint as dcp
 
     logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
     state = {f"{stem}.{name}": value for stem, part in tensors.items() for name, value in part.items()}
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    dcp.save(state, storage_writer=writer, process_group=group)
+    try:
+        dcp.save(state, storage_writer=writer, process_group=group)
+    except dcp.CheckpointException as error:  # no Exception; every rank has that of each
+        rank, (reason, _) = min(error.failures.items(), key=lambda failure: failure[0])
+        raise OSError(f"{reason} (on rank {rank})") from error
     rank = dist.get_rank(group)
     return sorted(folder.glob(f"shard-{rank + 1:05d}-*.safetensors"))
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack
@@ -31,7 +32,7 @@ from act_engine.learners import build_learner, deployed
 from act_engine.learners.zero import import_deepspeed
 from act_engine.models import build_model
 from act_engine.parallel import connect
-from act_engine.training import build, checkpoint
+from act_engine.training import build
 from act_engine.training.trainer import Trainer
 
 Process = get_context("fork").Process
@@ -293,12 +294,13 @@ def peak_memory(settings: Path, parallel: dict) -> int:
 def fault(trainer: Trainer) -> list[str]:
     """What became of a checkpoint in parts of which rank 1 cannot write its own, as each rank sees it."""
     train(trainer, trainer.step + 1)
-    write = checkpoint.save_shards
+    write = HuggingFaceStorageWriter.write_data
     if dist.get_rank() == 1:
-        checkpoint.save_shards = lambda *arguments: Path("nowhere/file").write_text("")
+        HuggingFaceStorageWriter.write_data = lambda *arguments: Path("nowhere/file").write_text("")
     trainer.saving.save(trainer.step, say=print)
     trainer.saving.join()
-    checkpoint.save_shards = write
+    HuggingFaceStorageWriter.write_data = write
+    dist.barrier()  # rank 0 clears up
     seen: list = [None] * dist.get_world_size()
     names = sorted(path.name for path in (trainer.output / "checkpoints").iterdir())
     dist.all_gather_object(seen, f"{names} failed={trainer.saving.failed}: {trainer.saving._writer.error}")
