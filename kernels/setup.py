@@ -1,15 +1,18 @@
-"""Builds act_kernels' native libraries: `_cpu.stable.so`, and `_cuda13.stable.so` for a torch of CUDA 13.
+"""Builds act_kernels' native libraries: `_cpu.stable.so`, and `_cuda12.stable.so` or `_cuda13.stable.so`.
 
 They use libtorch's stable ABI alone, and nothing of Python: one build serves every torch from 2.11 on and every Python.
 
 ACT_BUILD says what to build: `auto` (the default: as much as the machine allows; what is left out is told here, and
-once more when act_kernels runs), `none`, `cpu`, or `cuda` (with the CPU's). A build that was asked for and cannot be
-made is an error. No GPU needs to be present: TORCH_CUDA_ARCH_LIST chooses the architectures. MAX_JOBS limits the
-compilers that run at a time; CXX, CXXFLAGS and LDFLAGS are heeded.
+once more when act_kernels runs, from the record in `act_kernels/_build.json`), `none`, `cpu`, or `cuda` (with the
+CPU's). A build that was asked for and cannot be made is an error. No GPU needs to be present: TORCH_CUDA_ARCH_LIST
+chooses the architectures. ACT_CUDA_HOMES names the folders of several CUDA toolkits, separated by colons, for a library
+of each. ACT_NAMESPACE names the ops' place in torch.ops. MAX_JOBS limits the compilers that run at a time; CXX,
+CXXFLAGS and LDFLAGS are heeded.
 """
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -22,6 +25,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 _HERE = Path(__file__).resolve().parent
@@ -31,10 +35,13 @@ _MODES = ("auto", "none", "cpu", "cuda")
 _DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]  # no more of torch than 2.11 has
 _CXX_FLAGS = [
     *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"),
-    *("-ffp-contract=off", "-Wall", "-Wno-maybe-uninitialized"),
+    *("-ffp-contract=off", "-Wall", "-Wno-maybe-uninitialized", f"-include{_CSRC / 'ops' / 'portable.h'}"),
 ]
 _NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 _ARCHITECTURES = "8.0;9.0+PTX"  # of a build for this machine; `make wheels` asks for more
+_left_out: dict[
+    str, str
+] = {}  # why a library was not built, by its name; `_cuda` where its version is not known either
 
 
 class CannotBuild(Exception):
@@ -47,6 +54,13 @@ class Library(Extension):
     def __init__(self, name: str, sources: list[Path], cuda_home: Path | None = None):
         super().__init__(f"act_kernels.{name}", [os.path.relpath(source, _HERE) for source in sources])
         self.cuda_home = cuda_home
+
+    def folders(self, kind: str) -> list[Path]:
+        """The toolkit's, and those of the pip packages that come with torch: a bare toolkit may lack some."""
+        spec = importlib.util.find_spec("nvidia")
+        packages = [Path(folder) for folder in (spec.submodule_search_locations if spec else [])]
+        cuda = self.name.rpartition("_cuda")[2]
+        return [*self.cuda_home.glob(kind), *(path for folder in packages for path in folder.glob(f"cu{cuda}/{kind}"))]
 
 
 class BuildLibraries(build_ext):
@@ -61,8 +75,9 @@ class BuildLibraries(build_ext):
         except CannotBuild as error:
             if _mode() != "auto":
                 raise SystemExit(f"act_kernels: {library.name} does not build: {error}") from None
-            print(f"act_kernels: building without {library.name}: {error}", file=sys.stderr)
+            _leave_out(library.name.removeprefix("act_kernels."), error)
             library.optional = True  # setuptools then does not miss the file
+            _write_record(Path(self.get_ext_fullpath(library.name)).parent)
 
     def _build(self, library: Library) -> None:
         torch_folder = Path(importlib.util.find_spec("torch").origin).parent
@@ -70,12 +85,14 @@ class BuildLibraries(build_ext):
         scratch.mkdir(parents=True, exist_ok=True)
         includes = [str(torch_folder / "include")]
         links = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+        defines = [*_DEFINES, f"-DACT_NAMESPACE={_namespace()}"]
         if library.cuda_home:
-            includes += [str(folder) for folder in _cuda_folders(library.cuda_home, "include")]
-            folders = _cuda_folders(library.cuda_home, "lib*")
+            includes += [str(folder) for folder in library.folders("include")]
+            folders = library.folders("lib*")
             links += ["-ltorch_cuda", *(f"-L{folder}" for folder in folders), "-lcudart"]
+            defines += ["-DUSE_CUDA", f'-DACT_ARCHITECTURES="{_architectures()}"']
         headers = [f"-I{folder}" for folder in includes]
-        cxx_flags = [*_CXX_FLAGS, *_DEFINES, *(["-DUSE_CUDA"] if library.cuda_home else []), *_words("CXXFLAGS")]
+        cxx_flags = [*_CXX_FLAGS, *defines, *_words("CXXFLAGS")]
         newest_header = max(path.stat().st_mtime for path in _CSRC.rglob("*.*h"))
 
         def compiled(source: Path) -> str:
@@ -95,11 +112,20 @@ class BuildLibraries(build_ext):
         _run([*_compiler(), "-shared", *objects, *links, *_words("LDFLAGS"), "-o", str(finished)])
 
 
+class PackageWithRecord(build_py):
+    """Adds the record of what the build leaves out; an editable install has it in the source folder."""
+
+    def run(self) -> None:
+        super().run()
+        _write_record(_HERE / "act_kernels" if self.editable_mode else Path(self.build_lib, "act_kernels"))
+
+
 class WheelForEveryPython(bdist_wheel):
     """The libraries know no Python: the wheel's tag names the platform alone."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2] if self.distribution.ext_modules else "any"
+        built = any(not library.optional for library in self.distribution.ext_modules)
+        return "py3", "none", super().get_tag()[2] if built else "any"
 
 
 class SourceWithKernels(sdist):
@@ -113,16 +139,39 @@ class SourceWithKernels(sdist):
 def _libraries() -> list[Library]:
     mode = _mode()
     if mode == "none":
+        _left_out.update(dict.fromkeys(("_cpu", "_cuda"), "it was built with ACT_BUILD=none, for machines of any kind"))
         return []
+    if mode == "cpu":
+        _left_out["_cuda"] = "it was built with ACT_BUILD=cpu"
     libraries = []
-    for build in (_cpu_library, _cuda_library) if mode in ("auto", "cuda") else (_cpu_library,):
+    for name, build in {"_cpu": _cpu_libraries, "_cuda": _cuda_libraries}.items():
+        if name in _left_out:
+            continue
         try:
-            libraries.append(build())
+            libraries += build()
         except CannotBuild as error:
             if mode != "auto":
                 raise SystemExit(f"ACT_BUILD={mode}: {error}") from None
-            print(f"act_kernels: building without {build.__doc__}: {error}", file=sys.stderr)
+            _leave_out(name, error)
     return libraries
+
+
+def _leave_out(name: str, error: CannotBuild) -> None:
+    _left_out[name] = str(error)
+    print(f"act_kernels: building without {name}: {error}", file=sys.stderr)
+
+
+def _write_record(package: Path) -> None:
+    """What act_kernels/native.py reads to say why a library is not there."""
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "_build.json").write_text(
+        json.dumps({"namespace": _namespace(), "left_out": _left_out}, indent=1) + "\n"
+    )
+
+
+def _namespace() -> str:
+    """Of the ops in torch.ops; a build that shall run beside others has its own."""
+    return os.environ.get("ACT_NAMESPACE", "act_kernels")
 
 
 def _mode() -> str:
@@ -132,30 +181,34 @@ def _mode() -> str:
     return mode
 
 
-def _cpu_library() -> Library:
-    """the CPU kernels"""
+def _cpu_libraries() -> list[Library]:
     if importlib.util.find_spec("torch") is None:
-        raise CannotBuild("torch, whose headers they need, is not importable in this build")
+        raise CannotBuild("torch, whose headers it needs, was not importable in the build")
     compiler = _compiler()[0]
     if shutil.which(compiler) is None:
-        raise CannotBuild(f"no C++ compiler: {compiler!r} is not on the PATH (install g++, or set CXX)")
-    return Library("_cpu", [_CSRC / "ops" / "cpu.cpp", *sorted((_CSRC / "cpu").glob("*.cpp"))])
+        raise CannotBuild(f"no C++ compiler: {compiler!r} was not on the PATH (install g++, or set CXX)")
+    return [Library("_cpu", [_CSRC / "ops" / "cpu.cpp", *sorted((_CSRC / "cpu").glob("*.cpp"))])]
 
 
-def _cuda_library() -> Library:
-    """the CUDA kernels"""
-    _cpu_library()  # the same torch and C++ compiler
+def _cuda_libraries() -> list[Library]:
+    """One for each toolkit that was named; else for the toolkit of torch's own CUDA."""
+    _cpu_libraries()  # the same torch and C++ compiler
     import torch
 
     if torch.version.cuda is None:
-        raise CannotBuild("this torch was built without CUDA")
-    home = _find_toolkit()
-    version = re.search(r"release (\d+)\.", _output(str(home / "bin" / "nvcc"), "--version"))
+        raise CannotBuild("the torch of the build was one without CUDA")
+    named = [Path(folder) for folder in os.environ.get("ACT_CUDA_HOMES", "").split(":") if folder]
     wanted = torch.version.cuda.split(".")[0]
-    if version is None or version[1] != wanted:
-        found = version[1] if version else "of unknown version"
-        raise CannotBuild(f"torch was built with CUDA {wanted}, and the compiler in {home} is {found}")
-    return Library(f"_cuda{wanted}", [_CSRC / "ops" / "cuda.cpp", *sorted((_CSRC / "cuda").glob("*.cu"))], home)
+    libraries = {}
+    for home in named or [_find_toolkit()]:
+        version = re.search(r"release (\d+)\.", _output(str(home / "bin" / "nvcc"), "--version"))
+        if version is None:
+            raise CannotBuild(f"no CUDA compiler in {home}")
+        if not named and version[1] != wanted:
+            raise CannotBuild(f"torch was built with CUDA {wanted}, and the compiler in {home} is of {version[1]}")
+        sources = [_CSRC / "ops" / "cuda.cpp", *sorted((_CSRC / "cuda").glob("*.cu"))]
+        libraries[version[1]] = Library(f"_cuda{version[1]}", sources, home)
+    return list(libraries.values())
 
 
 def _find_toolkit() -> Path:
@@ -175,17 +228,14 @@ def _find_toolkit() -> Path:
     raise CannotBuild("no CUDA compiler: nvcc is neither under CUDA_HOME nor on the PATH")
 
 
-def _cuda_folders(home: Path, kind: str) -> list[Path]:
-    """The toolkit's folders, and those of the pip packages that come with torch; a bare toolkit may lack some."""
-    spec = importlib.util.find_spec("nvidia")
-    packages = [Path(folder) for folder in (spec.submodule_search_locations if spec else [])]
-    return [*home.glob(kind), *(path for folder in packages for path in sorted(folder.glob(f"cu[0-9]*/{kind}")))]
+def _architectures() -> str:
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or _ARCHITECTURES
 
 
 def _architecture_flags() -> list[str]:
     """nvcc's flags for an architecture list such as "8.0;9.0+PTX"."""
     flags = []
-    for architecture in re.split(r"[; ,]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or _ARCHITECTURES):
+    for architecture in re.split(r"[; ,]+", _architectures()):
         number = architecture.removesuffix("+PTX").replace(".", "")
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if architecture.endswith("+PTX"):
@@ -223,5 +273,10 @@ def _output(*command: str) -> str:
 
 setup(
     ext_modules=_libraries(),
-    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": WheelForEveryPython, "sdist": SourceWithKernels},
+    cmdclass={
+        "build_ext": BuildLibraries,
+        "build_py": PackageWithRecord,
+        "bdist_wheel": WheelForEveryPython,
+        "sdist": SourceWithKernels,
+    },
 )

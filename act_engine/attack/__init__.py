@@ -2,6 +2,7 @@
 
 from act_engine.attack.attack import Attack
 from act_engine.attack.frozen import frozen_model, untouched
+from act_engine.attack.labels import Labels, MixedLabels, correction, distribution, first_class
 from act_engine.attack.pgd import input_gradient, pgd, usual_step_size
 from act_engine.attack.pixels import Inputs, diameter, require_within, unit_range
 from act_engine.attack.start import first_iterate
@@ -12,8 +13,13 @@ __all__ = [
     "Attack",
     "AttackView",
     "Inputs",
+    "Labels",
     "LiveView",
+    "MixedLabels",
+    "correction",
     "diameter",
+    "distribution",
+    "first_class",
     "first_iterate",
     "frozen_model",
     "input_gradient",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from act_engine.data.arrays import ArrayLoader
+from act_engine.data.augmenting import Augmenting
 from act_engine.data.contract import Batch, Data, Loader
 from act_engine.data.extra import with_extra
 from act_engine.data.foreign import expanded
@@ -78,6 +79,9 @@ def build_data(
     extra_once: bool = False,
     extra_only_epochs: int = 0,
     epoch_images: int | None = None,
+    policy: str = "none",
+    jitter: float = 0.0,
+    erasing: float = 0.0,
     image_size: int = 224,
     eval_resize: int | None = None,
     train_sizes: Sequence[int] = (),
@@ -99,7 +103,7 @@ def build_data(
     images that are tested on, where there is no held-out split.
     `extra`: files or folders of further training images (`open_extra`), which take `extra_share` of every batch as a
     `Mixture` says (`extra_once`, `extra_only_epochs`); `epoch_images` is then an epoch's length (default: that of the
-    data set).
+    data set). `policy`, `jitter` and `erasing`: what `Augmenting` does to training images after `augment`.
     For image_folder and webdataset: `image_size` is the side of a picture in pixels, `eval_resize` (default:
     image_size / 0.875) the shorter side before the evaluation's centre crop; `train_sizes` are the sizes in training
     before, between and after the epochs `train_size_epochs` (empty: `image_size`); `decode` "cpu" leaves the GPU to the
@@ -161,6 +165,7 @@ def build_data(
             )
             mixed["epoch_images"] = epoch_images
         options = {"augment": augment, "device": device, **growing, **view, **order, **mixed}
+        options["augmenting"] = Augmenting(policy, jitter, erasing)
         trained = loader(part, batch_size, shuffle=True, **options)
     if splits.bad and rank == 0:
         logger.warning("data.bad_images: left out %d image(s); the first: %s", len(splits.bad), splits.bad[0])

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from act_engine.data.augmenting import DRAWS, Augmenting
 from act_engine.data.contract import Batch
+from act_engine.data.draws import uniforms
 from act_engine.data.mixture import Mixture
 
 
@@ -18,7 +20,8 @@ class OrderedLoader(ABC):
     Train (`shuffle=True`): step s of the epoch is the s-th run of `world_size * batch_size` images of one permutation
     of all images, of which each rank takes its part. So a global batch holds the same images however many ranks share
     it. With a `mixture` extra images take some of the places, and an epoch is as long as one of `epoch_images` images
-    (None: of `num_samples`). Test: rank r holds images [r N / W, (r + 1) N / W), in order.
+    (None: of `num_samples`); `augmenting` is done to every batch, by draws of its places. Test: rank r holds images
+    [r N / W, (r + 1) N / W), in order.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class OrderedLoader(ABC):
         world_size: int = 1,
         mixture: Mixture | None = None,
         epoch_images: int | None = None,
+        augmenting: Augmenting | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"data.batch_size: got {batch_size}; allowed: 1 or more")
@@ -48,6 +52,7 @@ class OrderedLoader(ABC):
         self.shuffle = shuffle
         self.seed = seed
         self.mixture = mixture
+        self.augmenting = augmenting
         self.rank = rank
         self.world_size = world_size
         self._position = (0, 0)  # (epoch, step) of the next batch
@@ -119,6 +124,10 @@ class OrderedLoader(ABC):
 
     def _counted(self, epoch: int, first_step: int) -> Iterator[Batch]:
         for step, batch in enumerate(self.batches(epoch, first_step), start=first_step):
+            if self.augmenting:
+                span = self.span(step)
+                draws = uniforms(self.key(epoch, stream=5), np.arange(span.start, span.stop), DRAWS)
+                batch = batch._replace(images=self.augmenting(batch.images, draws))
             self._position = (epoch, step + 1)
             yield batch
 

@@ -25,6 +25,7 @@ STREAM_SETTINGS = ("image_size", "eval_resize", "train_sizes", "train_size_epoch
 SHARED_SETTINGS = (
     *("classes", "train_samples", "validation_samples", "selection_samples", "label_noise", "seed"),
     *("extra", "extra_share", "extra_once", "extra_only_epochs", "epoch_images"),
+    *("policy", "jitter", "erasing"),
 )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from act_engine.attack import AttackView, diameter, require_within, usual_step_size
 from act_engine.config import AttackConfig, EvaluateConfig
-from act_engine.data import Loader
+from act_engine.data import Loader, identity
 from act_engine.evaluation.accuracy import Accuracy, evaluate
 from act_engine.evaluation.attacks import NORMS, EvaluationAttack, PGDAttack, RandomNoise, Transfer
 from act_engine.evaluation.autoattack import AutoAttack, import_autoattack
@@ -24,6 +24,7 @@ from act_engine.evaluation.masking import RadiiProbe, signs_of_masking
 from act_engine.evaluation.premises import once_each
 from act_engine.evaluation.subset import spread
 from act_engine.evaluation.table import NAMES, ON
+from act_engine.models import Among
 from act_engine.parallel import World
 
 CORRUPTED = "corrupted by "
@@ -87,6 +88,8 @@ def evaluate_models(
     ours = norm in NORMS  # or the library's alone
     shape = () if norm == "linf" and not settings.corruptions else _image_shape(loader)
     with world.together():
+        for each in (loader, *(further or {}).values()):
+            _present(each, settings)
         kinds = corruptions_named(settings.corruptions, shape[0] if shape else 3)
         if attacked and shape and norm != "linf":
             require_within("eps", eps, norm, shape)
@@ -100,7 +103,8 @@ def evaluate_models(
         probe = RadiiProbe(eps, norm, diameter(norm, shape), loss=settings.loss)
     viewed = None if source is None else AttackView(source)
     result: dict[str, Any] = {}
-    for name, model in models.items():
+    for name, bare in models.items():
+        model = _among(bare, loader, settings)
         attacks: dict[str, EvaluationAttack] = {}
         if attacked and ours:
             attacks = {"robust": pgd, "noise": noise} | ({} if probe is None else {"masking": probe})
@@ -130,7 +134,7 @@ def evaluate_models(
             raise ValueError(f"loader: gave {measured.samples} images in a pass; allowed: {share.total}, as it says")
         result[name] = _describe(measured, settings.attack, probe, world)
         for other, there in (further or {}).items():
-            _add_further(result[name], other, model, there, world, whole)
+            _add_further(result[name], other, _among(bare, there, settings), there, world, whole)
     evaluation = {"models": result, "attack": None, "samples": share.total, **_question(models, settings, seed)}
     if further:
         evaluation["also"] = {
@@ -216,6 +220,23 @@ def _image_shape(loader: Loader) -> tuple[int, ...]:
     """(C, H, W) of a test loader's images; empty on a process that holds none."""
     first = next(loader.epoch(0), None)
     return () if first is None else tuple(first[0].shape[1:])
+
+
+def _present(loader: Loader, settings: EvaluateConfig) -> list[int] | None:
+    """The classes of which a test set has images, if a model is to choose among these alone; None: among all."""
+    if settings.among == "all":
+        return None
+    found = identity(loader)
+    if found is None:
+        raise ValueError("evaluate.among: got 'present'; allowed with batches of your own: all")
+    return [label for label, count in enumerate(found["counts"]) if count]
+
+
+def _among(model: nn.Module, loader: Loader, settings: EvaluateConfig) -> nn.Module:
+    """The model as it is measured on a test set."""
+    present = _present(loader, settings)
+    device = next((tensor.device for tensor in model.parameters()), None)
+    return model if present is None else Among(model, present).to(device).eval()
 
 
 def _add_further(entry: dict[str, Any], name: str, model: nn.Module, loader: Loader, world: World, whole: bool) -> None:

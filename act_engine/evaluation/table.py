@@ -34,6 +34,8 @@ def format_table(evaluation: Mapping[str, Any]) -> str:
     attack = evaluation["attack"]
     robust = f"; robust: {describe_attack(attack)}" if attack else ""
     lines.append(f"{evaluation['samples']} test images, 95 % intervals{robust}")
+    if evaluation.get("settings", {}).get("among") == "present":
+        lines.append("the model chose among those classes alone of which the test set has images")
     kinds = next((len(model["corruptions"]) for model in models.values() if "corruptions" in model), 0)
     if kinds:
         lines.append(f"corrupted: the mean over {kinds} kind{'s' * (kinds > 1)} of corruption at severities 1 to 5")

@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+BELOW = 1e4
+"""How far below its lowest logit `Among` puts the classes that are left out: their probability is 0 in float32, and
+attacks that compare classes meet no infinity."""
+
 
 class Normalize(nn.Module):
     """(x - mean) / std per channel, as a first layer; the constants move with the model, outside its state dict."""
@@ -59,6 +63,26 @@ class Logits(nn.Module):
 
     def extra_repr(self) -> str:
         return f"field={self.field!r}, kind={self.kind!r}"
+
+
+class Among(nn.Module):
+    """A model that chooses among some of its classes alone: the others' logits lie far below every one of an image's.
+
+    Args:
+        model: images to logits [B, classes].
+        chosen: the classes that it chooses among.
+    """
+
+    def __init__(self, model: nn.Module, chosen: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("chosen", torch.tensor(chosen), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        below = (logits.amin(1, keepdim=True).detach() - BELOW).expand_as(logits)
+        chosen = self.chosen.to(logits.device)
+        return below.index_copy(1, chosen, logits.index_select(1, chosen))
 
 
 class LayerNorm2d(nn.Module):

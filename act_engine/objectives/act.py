@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from act_engine.attack import Attack
-from act_engine.objectives.base import Models, Objective, number, smoothing, smoothing_term
+from act_engine.attack import Attack, Labels, first_class
+from act_engine.objectives.base import Models, Objective, number, smoothing, soft_term
 from act_kernels import act_loss
 
 
@@ -39,20 +39,19 @@ class ACT(Objective):
             return self.robust_alpha, (1 - self.robust_alpha) / batch_size
         return super().attack_weights(loss, batch_size)
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         natural_logits = models["natural"](images)
         x_adv = attack(images, labels, natural_logits)
         robust_logits = models["robust"](x_adv)
         loss = act_loss(
             robust_logits,
             natural_logits,
-            labels,
+            first_class(labels),
             robust_alpha=self.robust_alpha,
             natural_alpha=self.natural_alpha,
             temperature=self.temperature,
         )
         robust, natural = loss
-        if self.label_smoothing:
-            robust = robust + (1 - self.robust_alpha) * smoothing_term(robust_logits, labels, self.label_smoothing)
-            natural = natural + (1 - self.natural_alpha) * smoothing_term(natural_logits, labels, self.label_smoothing)
-        return {"robust": robust, "natural": natural}
+        robust_soft = (1 - self.robust_alpha) * soft_term(robust_logits, labels, self.label_smoothing)
+        natural_soft = (1 - self.natural_alpha) * soft_term(natural_logits, labels, self.label_smoothing)
+        return {"robust": robust + robust_soft, "natural": natural + natural_soft}

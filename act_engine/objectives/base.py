@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from act_engine.attack import Attack
+from act_engine.attack import Attack, Labels, correction, distribution
+from act_engine.attack.labels import are_plain
 
 Models = Mapping[str, Callable[[Tensor], Tensor]]
 """By name: images [B, C, H, W] to float logits [B, classes]; the trained ones in train mode, the frozen ones in eval
@@ -54,7 +56,7 @@ def number(default: float, meaning: str, **bounds: float) -> Any:
 def smoothing() -> Any:
     """The number ``label_smoothing`` of an objective that has a cross-entropy."""
     meaning = "share of every label that is spread over all classes, in the losses' cross-entropies"
-    return number(0.0, f"{meaning}; the attack keeps the plain labels", least=0, below=1)
+    return number(0.0, f"{meaning}; the attack keeps the plain labels, unless attack.smooth_labels", least=0, below=1)
 
 
 class Objective:
@@ -101,7 +103,7 @@ class Objective:
             raise ValueError(f"attack.loss: got {loss!r}; allowed with objective {self.name}: {allowed}")
         return (1.0, 0.0) if loss == "kl" else (0.0, 1.0)
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         """One scalar loss for each model it trains, by the model's name; computed before any optimizer steps."""
         raise NotImplementedError
 
@@ -113,11 +115,25 @@ def number_ranges(objective: type) -> dict[str, Range]:
     return {field.name: field.metadata.get("range", Range()) for field in dataclasses.fields(objective)}
 
 
-def smoothing_term(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """What label smoothing s adds to the batch's mean cross-entropy: s · mean[z_y − mean over k of z_k], a scalar.
+def soft_term(logits: Tensor, labels: Labels, label_smoothing: float) -> Tensor | float:
+    """What mixed labels and label smoothing add to the batch's mean cross-entropy to the first class; 0 for neither.
 
-    Labels (1 − s) · onehot(y) + s / classes (Szegedy et al. 2016, arXiv 1512.00567) give CE + s · mean[log p_y − mean
-    over k of log p_k], and the normaliser of the probabilities p cancels out of that difference.
+    Label smoothing as Szegedy et al. 2016 (arXiv 1512.00567): (1 − s) · labels + s / classes.
     """
-    right = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return label_smoothing * (right - logits.mean(1)).mean()
+    if are_plain(labels, label_smoothing):
+        return 0.0
+    return (correction(labels, logits, label_smoothing) * logits).sum(1).mean()
+
+
+def cross_entropy(logits: Tensor, labels: Labels, label_smoothing: float = 0.0) -> Tensor:
+    """The batch's mean cross-entropy to plain or mixed labels."""
+    target = labels if isinstance(labels, Tensor) else distribution(labels, logits)
+    return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+
+
+def over_classes(labels: Labels, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """`of(classes [B])`, a value an image [B]; with mixed labels that of both, weighted by their shares."""
+    if isinstance(labels, Tensor):
+        return of(labels)
+    share = labels.share
+    return share * of(labels.first) + (1 - share) * of(labels.second)

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from act_engine.attack import Attack
-from act_engine.objectives.base import Models, Objective, number, smoothing
+from act_engine.attack import Attack, Labels, first_class
+from act_engine.objectives.base import Models, Objective, cross_entropy, number, smoothing
 from act_kernels import kl_ce_loss
 
 
@@ -28,14 +28,15 @@ class LBGAT(Objective):
     trains: ClassVar = ("robust", "natural")
     attack_losses: ClassVar = ("kl", "ce")
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         x_adv = attack(images, labels, attack.clean_logits(images))
         adversarial_logits = models["robust"](x_adv)
         clean_logits = models["robust"](images)
+        classes = first_class(labels)  # of weight 0
         teacher_logits = models["natural"](images)
-        kl = kl_ce_loss(adversarial_logits, clean_logits, labels, kl_weight=self.beta, ce_weight=0.0, target_grad=True)
-        cross_entropy = F.cross_entropy(teacher_logits, labels, label_smoothing=self.label_smoothing)
+        kl = kl_ce_loss(adversarial_logits, clean_logits, classes, kl_weight=self.beta, ce_weight=0.0, target_grad=True)
+        to_labels = cross_entropy(teacher_logits, labels, self.label_smoothing)
         return {
             "robust": F.mse_loss(adversarial_logits, teacher_logits.detach()) + kl,
-            "natural": F.mse_loss(teacher_logits, adversarial_logits.detach()) + cross_entropy,
+            "natural": F.mse_loss(teacher_logits, adversarial_logits.detach()) + to_labels,
         }

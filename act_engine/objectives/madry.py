@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from act_engine.attack import Attack
-from act_engine.objectives.base import Models, Objective, smoothing
+from act_engine.attack import Attack, Labels
+from act_engine.objectives.base import Models, Objective, cross_entropy, smoothing
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Madry(Objective):
     attack_losses: ClassVar = ("ce",)
     attack_start: ClassVar = "uniform"
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         x_adv = attack(images, labels)
         robust_logits = models["robust"](x_adv)
-        return {"robust": F.cross_entropy(robust_logits, labels, label_smoothing=self.label_smoothing)}
+        return {"robust": cross_entropy(robust_logits, labels, self.label_smoothing)}

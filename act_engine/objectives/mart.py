@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from act_engine.attack import Attack
-from act_engine.objectives.base import Models, Objective, number, smoothing
+from act_engine.attack import Attack, Labels, first_class
+from act_engine.objectives.base import Models, Objective, cross_entropy, number, over_classes, smoothing
 from act_kernels import kl_ce_loss
 
 
@@ -27,22 +26,21 @@ class Mart(Objective):
     trains: ClassVar = ("robust",)
     attack_losses: ClassVar = ("ce",)
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         x_adv = attack(images, labels)
         natural_logits = models["robust"](images)
         adversarial_logits = models["robust"](x_adv)
-        cross_entropy = F.cross_entropy(adversarial_logits, labels, label_smoothing=self.label_smoothing)
-        column = labels.unsqueeze(1)
-        wrong = adversarial_logits.softmax(1).scatter(1, column, 0.0).amax(1)
-        margin = -(1.0001 - wrong).log().mean()
+        to_labels = cross_entropy(adversarial_logits, labels, self.label_smoothing)
+        adversarial, natural = adversarial_logits.softmax(1), natural_logits.softmax(1)
+        margin = over_classes(labels, lambda y: -(1.0001 - adversarial.scatter(1, y[:, None], 0.0).amax(1)).log())
         kl = kl_ce_loss(
             adversarial_logits,
             natural_logits,
-            labels,
+            first_class(labels),
             kl_weight=1.0,
             ce_weight=0.0,
             target_grad=True,
             reduction="none",
         )
-        unsure = 1 - natural_logits.softmax(1).gather(1, column).squeeze(1)
-        return {"robust": cross_entropy + margin + self.beta * (kl * unsure).mean()}
+        unsure = 1 - over_classes(labels, lambda y: natural.gather(1, y[:, None]).squeeze(1))
+        return {"robust": to_labels + margin.mean() + self.beta * (kl * unsure).mean()}

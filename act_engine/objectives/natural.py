@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from act_engine.attack import Attack
-from act_engine.objectives.base import Models, Objective, smoothing
+from act_engine.attack import Attack, Labels
+from act_engine.objectives.base import Models, Objective, cross_entropy, smoothing
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,6 @@ class Natural(Objective):
     attack_losses: ClassVar = ()
     attack_start: ClassVar = "none"
 
-    def losses(self, models: Models, attack: Attack | None, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack | None, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         natural_logits = models["natural"](images)
-        return {"natural": F.cross_entropy(natural_logits, labels, label_smoothing=self.label_smoothing)}
+        return {"natural": cross_entropy(natural_logits, labels, self.label_smoothing)}

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from act_engine.attack import Attack
+from act_engine.attack import Attack, Labels, first_class
 from act_engine.objectives.base import Models, Objective
 from act_kernels import kl_ce_loss
 
@@ -23,9 +23,10 @@ class RSLAD(Objective):
     frozen: ClassVar = ("teacher",)
     attack_losses: ClassVar = ("kl", "ce")
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         target = models["teacher"](images)
         x_adv = attack(images, labels, target)
-        adversarial = kl_ce_loss(models["robust"](x_adv), target, labels, kl_weight=5 / 6, ce_weight=0.0)
-        clean = kl_ce_loss(models["robust"](images), target, labels, kl_weight=1 / 6, ce_weight=0.0)
+        classes = first_class(labels)  # of weight 0
+        adversarial = kl_ce_loss(models["robust"](x_adv), target, classes, kl_weight=5 / 6, ce_weight=0.0)
+        clean = kl_ce_loss(models["robust"](images), target, classes, kl_weight=1 / 6, ce_weight=0.0)
         return {"robust": adversarial + clean}

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from act_engine.attack import Attack
-from act_engine.objectives.base import Models, Objective, number, smoothing, smoothing_term
+from act_engine.attack import Attack, Labels, first_class
+from act_engine.objectives.base import Models, Objective, number, smoothing, soft_term
 from act_kernels import trades_loss
 
 
@@ -25,11 +25,9 @@ class Trades(Objective):
     trains: ClassVar = ("robust",)
     attack_losses: ClassVar = ("kl", "ce")
 
-    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def losses(self, models: Models, attack: Attack, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         x_adv = attack(images, labels, attack.clean_logits(images))
         natural_logits = models["robust"](images)
         adversarial_logits = models["robust"](x_adv)
-        loss = trades_loss(natural_logits, adversarial_logits, labels, beta=self.beta)
-        if self.label_smoothing:
-            loss = loss + smoothing_term(natural_logits, labels, self.label_smoothing)
-        return {"robust": loss}
+        loss = trades_loss(natural_logits, adversarial_logits, first_class(labels), beta=self.beta)
+        return {"robust": loss + soft_term(natural_logits, labels, self.label_smoothing)}

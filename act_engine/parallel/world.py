@@ -55,12 +55,21 @@ class World:
         dist.all_gather(gathered, values, group=self.control)
         return torch.stack(gathered)
 
+    def texts(self, text: str) -> list[str]:
+        """Every rank's `text`, in rank order; a collective."""
+        content = text.encode("utf-8", "surrogateescape")
+        lengths = self.gather(torch.tensor(len(content))).tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(content)] = torch.tensor(list(content), dtype=torch.uint8)
+        rows = self.gather(padded) if max(lengths) else padded.expand(self.size, 0)
+        return [
+            bytes(row[:length].tolist()).decode("utf-8", "surrogateescape")
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+
     def from_main(self, text: str) -> str:
-        """Rank 0's `text`, of at most 256 bytes in UTF-8; a collective."""
-        padded = torch.zeros(256, dtype=torch.uint8)
-        padded[: len(text.encode())] = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        row = self.gather(padded)[0]
-        return bytes(row[row != 0].tolist()).decode()
+        """Rank 0's `text`; a collective."""
+        return self.texts(text if self.is_main else "")[0]
 
     def total(self, counts: Sequence[int]) -> list[int]:
         """The sum of whole numbers over all ranks; waits for the slowest rank as long as it lives, a day at most.
@@ -126,10 +135,7 @@ class World:
             if mistake is not None:
                 raise mistake
             return
-        text = str(mistake)[:1000].encode() if mistake is not None else b""
-        padded = torch.zeros(4096, dtype=torch.uint8)
-        padded[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
-        texts = [bytes(row[row != 0].tolist()).decode() for row in self.gather(padded)]
+        texts = self.texts("" if mistake is None else str(mistake)[:1000] or type(mistake).__name__)
         rank = next((rank for rank, text in enumerate(texts) if text), None)
         if rank is None:
             return

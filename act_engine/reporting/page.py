@@ -61,7 +61,8 @@ def write_report(runs: Sequence[MeasuredRun], folder: Path) -> Path:
     page.add(paragraph(" ".join(words.verdict(runs)), "verdict"))
     page.heading("What was measured")
     page.add(
-        _measures(runs), paragraph("In brackets and as the dark line: 95 % intervals, of the choice of images.", "note")
+        _measures(runs),
+        paragraph("In brackets, and as the thin line: 95 % intervals, of the choice of images.", "note"),
     )
     _curves(page, runs)
     for number, run in enumerate(runs):

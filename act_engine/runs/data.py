@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from act_engine.data import Data, identity, require_same
-from act_engine.runs.folder import DATA
+from act_engine.data import Data, describe_data, identity, require_same
+from act_engine.parallel import World
+from act_engine.runs.folder import DATA, write_json
 
 
 def read_data(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
@@ -25,6 +26,34 @@ def read_data(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
         warn(f"{file} cannot be read ({problem}); the data is not compared with it")
         return {}
     return content
+
+
+def describe_run(folder: Path, data: Data, warn: Callable[[str], None]) -> dict[str, Any]:
+    """The content of data.json for a run that begins, or goes on, in `folder`."""
+    described, before = describe_data(data), read_data(folder, warn)
+    for split, content in described.items():
+        replaced = before.get(split, {}).get("replaced")
+        if replaced:
+            content["replaced"] = replaced
+    return described
+
+
+def note_replaced(folder: Path, data: Data, world: World, warn: Callable[[str], None]) -> None:
+    """Add to data.json, under ``replaced``, the images of each split that were replaced by others, and why.
+
+    A collective: every process knows of those that came into its hands. Earlier notes of the run stay.
+    """
+    recorded = read_data(folder, warn) if world.is_main else {}
+    changed = False
+    for split in ("train", "test", "selection"):
+        own = getattr(getattr(data, split), "replaced", {})
+        found = {name: why for text in world.texts(json.dumps(own)) for name, why in json.loads(text).items()}
+        if found and split in recorded:
+            known = recorded[split].setdefault("replaced", {})
+            changed |= not found.keys() <= known.keys()
+            known |= found
+    if changed:
+        write_json(folder / DATA, recorded)
 
 
 def check_data(

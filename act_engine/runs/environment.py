@@ -20,6 +20,7 @@ PACKAGES = (
     "timm",
     "torchvision",
     "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
     "deepspeed",
 )
 

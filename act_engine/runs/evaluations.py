@@ -48,6 +48,7 @@ def name_of(evaluation: dict[str, Any], checkpoint: str = "best") -> str:
         if pgd:
             parts += [attack["loss"], f"targets-{attack['targets']}" if attack.get("targets") else ""]
     parts.append(str(evaluation["samples"]))
+    parts.append("among-present" if evaluation.get("settings", {}).get("among") == "present" else "")
     kinds = {kind for model in evaluation["models"].values() for kind in model.get("corruptions", ())}
     parts.append(f"corruptions-{len(kinds)}" if kinds else "")
     parts += [f"also-{name}" for name in evaluation.get("also", ())]

@@ -14,6 +14,7 @@ from act_engine.objectives import Objective
 from act_engine.parallel import World
 from act_engine.runs.methods import deployed_model
 from act_engine.training.awp import WeightPerturbation
+from act_engine.training.mixing import Mixing
 from act_engine.training.seeds import stream
 from act_engine.training.step import TrainingStep
 
@@ -176,6 +177,7 @@ def make_attack(config: Config, objective: Objective, robust: Learner, world: Wo
         ce_weight=ce_weight,
         start=settings.start,
         start_eps=settings.start_eps,
+        label_smoothing=getattr(objective, "label_smoothing", 0.0) if settings.smooth_labels else 0.0,
         project=settings.project,
         steps=settings.steps,
         step_size=settings.step_size,
@@ -203,6 +205,9 @@ def make_step(
     if config.objective.awp_gamma:
         name = deployed_model(learners)
         perturbation = WeightPerturbation(learners[name], name, config.objective.awp_gamma)
+    train, mixing = config.train, None
+    if train.mixup or train.cutmix:
+        mixing = Mixing(train.mixup, train.cutmix, train.mix_probability, train.cutmix_probability, train.seed)
     return TrainingStep(
         objective,
         learners,
@@ -210,6 +215,7 @@ def make_step(
         frozen={name: frozen_pass(config, model) for name, model in frozen.items()},
         perturbation=perturbation,
         perturbation_start=config.objective.awp_start_epoch * steps_per_epoch,
+        mixing=mixing,
         attack_warmup=config.attack.warmup_epochs * steps_per_epoch,
         seed=config.train.seed,
         rank=world.rank,

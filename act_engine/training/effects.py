@@ -35,6 +35,12 @@ class Run:
         return self.attacks and attack.view and attack.mode == "eval"
 
     @property
+    def attacks_labels(self) -> bool:
+        """Whether the attack's loss has a cross-entropy."""
+        loss = self.config.attack.loss
+        return (self.objective.attack_loss if loss == "auto" else loss) in ("ce", "mixed")
+
+    @property
     def attack_start(self) -> str:
         start = self.config.attack.start
         return self.objective.attack_start if start == "auto" else start
@@ -94,6 +100,7 @@ DEEPSPEED: Need = ("parallel.strategy deepspeed", lambda run: run.strategy == "d
 PROCESSES: Need = ("more than one process", lambda run: run.processes > 1)
 PGD: Need = ("evaluate.attack other than none, and norm linf or l2", lambda run: run.measures_by_pgd)
 LIBRARY: Need = ("evaluate.attack autoattack or one of its attacks", lambda run: run.config.evaluate.by_library)
+MIXING: Need = ("train.mixup or train.cutmix", lambda run: run.config.train.mixup > 0 or run.config.train.cutmix > 0)
 EXTRA: Need = ("data.extra", lambda run: bool(run.config.data.extra))
 FILES: Need = ("data that the loader's threads read", Run.reads)
 
@@ -129,6 +136,15 @@ NEEDS: dict[str, Need] = {
     "attack.cuda_graph": (
         "an attack with attack.view true and attack.mode eval, on a GPU",
         lambda run: run.attacks_a_copy and run.device == "cuda",
+    ),
+    "attack.smooth_labels": (
+        "an attack on the cross-entropy, and objective.label_smoothing",
+        lambda run: run.attacks_labels and bool(run.config.objective.numbers.get("label_smoothing")),
+    ),
+    "train.mix_probability": MIXING,
+    "train.cutmix_probability": (
+        "train.mixup and train.cutmix",
+        lambda run: run.config.train.mixup > 0 and run.config.train.cutmix > 0,
     ),
     "data.extra_share": EXTRA,
     "data.extra_once": EXTRA,

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from act_engine.attack import Attack
+from act_engine.attack import Attack, Labels
 from act_engine.evaluation.premises import PremiseError, check_batch, check_range
 from act_engine.learners import Learner
 from act_engine.objectives import Objective
 from act_engine.training.awp import WeightPerturbation
+from act_engine.training.mixing import Mixing
 from act_engine.training.seeds import stream
 
 OBJECTIVE = "objective"
@@ -29,6 +30,7 @@ class TrainingStep:
         frozen: functions from images to logits, by name, of the models that the objective needs trained already.
         perturbation: adversarial weight perturbation; None: none.
         perturbation_start: steps that are taken before it sets in.
+        mixing: mixes the images of every step, and their labels; None: not.
         attack_warmup: steps over which the attack's eps and step size rise linearly, to their whole in the last.
         seed: of every draw.
         rank: of this process; its part of the global batch begins at rank · batch size.
@@ -44,6 +46,7 @@ class TrainingStep:
         frozen: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         perturbation: WeightPerturbation | None = None,
         perturbation_start: int = 0,
+        mixing: Mixing | None = None,
         attack_warmup: float = 0,
         seed: int = 0,
         rank: int = 0,
@@ -51,6 +54,7 @@ class TrainingStep:
     ) -> None:
         self.objective, self.learners, self.attack = objective, dict(learners), attack
         self.perturbation, self.perturbation_start = perturbation, perturbation_start
+        self.mixing = mixing
         self.attack_warmup = attack_warmup
         self.seed, self.rank, self.accumulate = seed, rank, accumulate
         self.passes: dict[str, Callable[[Tensor], Tensor]] = {
@@ -81,6 +85,8 @@ class TrainingStep:
         if self.attack is not None:
             self.attack.generator.manual_seed(stream(self.seed, self.steps_taken, "attack"))
             self.attack.strength = min(1.0, (self.steps_taken + 1) / max(self.attack_warmup, 1))
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, self.steps_taken)
         size = len(labels) // self.accumulate
         parts = []
         for index in range(self.accumulate):
@@ -109,7 +115,7 @@ class TrainingStep:
                 raise PremiseError(f"images: got {images.dtype}; allowed: {allowed}")
 
     @record_function(OBJECTIVE)
-    def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _losses(self, images: Tensor, labels: Labels) -> dict[str, Tensor]:
         if self.perturbation is not None and self.steps_taken >= self.perturbation_start:
             return self.perturbation.losses(self.objective, self.passes, self.attack, images, labels)
         return self.objective.losses(self.passes, self.attack, images, labels)

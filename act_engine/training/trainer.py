@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from act_engine.config import Config
-from act_engine.data import Batch, Data, Loader, describe_data, further_tests
+from act_engine.data import Batch, Data, Loader, further_tests
 from act_engine.evaluation import answers_question, check_evaluation, evaluate_models, format_table
 from act_engine.learners import SHARDED, deployed
 from act_engine.models import describe_model, load_weights
@@ -21,7 +21,7 @@ from act_engine.models.recompute import repeated_blocks
 from act_engine.parallel import Vote, connect
 from act_engine.progress import progress
 from act_engine.runs import environment
-from act_engine.runs.data import check_data
+from act_engine.runs.data import check_data, describe_run, note_replaced
 from act_engine.runs.evaluations import evaluations, keep
 from act_engine.runs.folder import LAST, MEASURED, check_output, check_run, open_run
 from act_engine.runs.lock import Lock, require_shared
@@ -136,7 +136,8 @@ class Trainer:
             print(f"going on after step {resumed} of {self.total_steps} in {self.output}")
         with world.together():
             if world.is_main:
-                self._lock = open_run(self.output, config, environment.describe(world.device), describe_data(self.data))
+                described = describe_run(self.output, self.data, print)
+                self._lock = open_run(self.output, config, environment.describe(world.device), described)
         token = world.from_main("" if self._lock is None else self._lock.token)
         with world.together():  # each rank for itself: a folder of that name on each node would lose the results
             if not world.is_main:
@@ -232,6 +233,7 @@ class Trainer:
                     if verdict or self.step == self.total_steps or self._out_of_patience():
                         break
             verdict = verdict or vote.settle()
+            note_replaced(self.output, self.data, self.world, log.say)
             if verdict == CHECKPOINT_FAILED:
                 self.saving.finish(log.say)
                 return 1
@@ -350,7 +352,7 @@ class Trainer:
         chosen = self.config.checkpoint
         settings = {"attack": attack, "steps": chosen.best_steps, "loss": chosen.best_loss, "targets": 0}
         settings |= {"restarts": 1, "step_size": None, "images": None, "check_masking": False}
-        settings |= {"corruptions": (), "also": ()}
+        settings |= {"corruptions": (), "also": (), "among": "all"}
         if self.config.evaluate.norm == "l1":  # in which there is no PGD
             settings |= {"norm": None, "eps": None}
         settings = dataclasses.replace(self.config.evaluate, **settings)

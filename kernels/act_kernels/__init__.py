@@ -1,12 +1,14 @@
 """Fused kernels for adversarial training, usable in any PyTorch trainer: PGD step and KL + cross-entropy losses."""
 
-from act_kernels.dispatch import backends, use_backend
-from act_kernels.losses import ActLoss, act_loss, attack_grad, kl_ce_loss, trades_loss
-from act_kernels.steps import pgd_step, random_start
+from .dispatch import backends, use_backend
+from .losses import ActLoss, act_loss, attack_grad, kl_ce_loss, trades_loss
+from .pgd import PGD
+from .steps import pgd_step, random_start
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PGD",
     "ActLoss",
     "__version__",
     "act_loss",

@@ -4,8 +4,11 @@ A backend is a module that has
 
 * one function for each op it implements, named as the op and with the signature of the function of that name in
   `act_kernels.reference` (the specification), and
-* `why_not(op, device, dtype) -> str | None`: why it cannot run that op there, or None when it can. `device` is a device
-  type ("cpu", "cuda"), `dtype` the widest of the images and the gradient, or of the logits.
+* `why_not(op, device, dtype) -> str | None`: why it cannot run that op there, or None when it can. `device` is a
+  torch.device, `dtype` the widest of the images and the gradient, or of the logits.
+
+A function named in a backend's `CHECKING` looks at its arguments itself and returns None for those that it does not
+take: `ops.direct` calls it with a user's own, which then are validated only where it declined.
 
 To add a backend, write such a module and name it in `BACKENDS` and `_AUTOMATIC`. To add an op to a backend, write the
 function and let `why_not` return None for it. The caller (`ops.py`) has validated the arguments and brought all images
@@ -13,7 +16,9 @@ to one layout and all logits to contiguous rows. Modules are imported on first u
 no compiler and probes no device.
 """
 
+import functools
 import importlib
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 
@@ -26,7 +31,10 @@ BACKENDS = ("reference", "native", "triton")
 _AUTOMATIC = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 
 _selected: str | None = None
-_chosen: dict[tuple, Callable] = {}  # the functions that `implementation` found since the last use_backend
+# What `implementation` found since the last use_backend: the functions, and by (op, on the CPU, device's index) those
+# that look at their arguments themselves.
+_chosen: dict[tuple, Callable] = {}
+checking: dict[tuple[str, bool, int], Callable] = {}
 
 
 class use_backend:
@@ -42,7 +50,7 @@ class use_backend:
             raise ValueError(f"use_backend: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}, auto")
         self._former = _selected
         _selected = None if name == "auto" else name
-        _chosen.clear()
+        _forget()
 
     def __enter__(self) -> None:
         return None
@@ -50,53 +58,73 @@ class use_backend:
     def __exit__(self, *_exception) -> None:
         global _selected
         _selected = self._former
-        _chosen.clear()
+        _forget()
+
+
+def _forget() -> None:
+    _chosen.clear()
+    checking.clear()
 
 
 def _module(backend: str) -> ModuleType:
-    return importlib.import_module(f"act_kernels.{backend}")
+    return importlib.import_module(f".{backend}", __package__)
 
 
-def why_not(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
-    """Why `backend` cannot run `op` on a device type in a dtype, or None when it can."""
-    return _module(backend).why_not(op, device, dtype)
+def why_not(backend: str, op: str, device: str | torch.device, dtype: torch.dtype) -> str | None:
+    """Why `backend` cannot run `op` on a device in a dtype, or None when it can."""
+    return _module(backend).why_not(op, torch.device(device), dtype)
 
 
-def _choose(op: str, device: str, dtype: torch.dtype) -> str:
+@functools.cache
+def _tell_once(reason: str) -> None:
+    warnings.warn(f"act_kernels: slower kernels run, since {reason}; backends() tells which", stacklevel=2)
+
+
+def _choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
     """Name of the backend that runs `op`; an explicit choice that cannot run it is a RuntimeError."""
     if _selected is not None:
         reason = why_not(_selected, op, device, dtype)
         if reason is not None:
             raise RuntimeError(f"{op}: backend {_selected!r} was asked for and cannot run: {reason}")
         return _selected
-    for backend in _AUTOMATIC.get(device, ("reference",)):
+    for backend in _AUTOMATIC.get(device.type, ("reference",)):
         if why_not(backend, op, device, dtype) is None:
             return backend
+        if backend == "native" and (reason := _module("native").lacking(device)):
+            _tell_once(reason)
     raise AssertionError(f"{op}: the reference runs everywhere")
 
 
 def implementation(op: str, *tensors: torch.Tensor) -> Callable:
     """The function that runs `op` on these tensors, by the first one's device and the widest dtype."""
-    key = (op, tensors[0].device.type, *(t.dtype for t in tensors))
+    key = (op, tensors[0].device, *(t.dtype for t in tensors))
     if key not in _chosen:
         widest = max(key[2:], key=lambda dtype: dtype.itemsize)
-        _chosen[key] = getattr(_module(_choose(op, key[1], widest)), op)
+        module = _module(_choose(op, key[1], widest))
+        _chosen[key] = getattr(module, op)
+        if op in getattr(module, "CHECKING", ()):
+            checking[op, tensors[0].is_cpu, tensors[0].get_device()] = _chosen[key]
     return _chosen[key]
 
 
 def backends() -> dict[str, dict[str, dict[str, str]]]:
     """Tell what can run each op, as {op: {device: {backend: "available" or the reason why not, "automatic": backend}}}.
 
-    The devices are "cpu", and "cuda" where PyTorch sees one. Stated for float32; `automatic` names what runs when no
+    The devices are "cpu", and where PyTorch sees GPUs "cuda", the current one, and "cuda:1" and so on for the others.
+    Stated for float32; `automatic` names what runs when no
     backend was selected.
     """
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    devices = {"cpu": torch.device("cpu")}
+    if torch.cuda.is_available():
+        current = torch.cuda.current_device()
+        devices["cuda"] = torch.device("cuda", current)
+        devices |= {f"cuda:{i}": torch.device("cuda", i) for i in range(torch.cuda.device_count()) if i != current}
     report: dict[str, dict[str, dict[str, str]]] = {}
     for op in OPS:
         report[op] = {}
-        for device in devices:
+        for name, device in devices.items():
             reasons = {backend: why_not(backend, op, device, torch.float32) for backend in BACKENDS}
-            automatic = next(backend for backend in _AUTOMATIC[device] if reasons[backend] is None)
-            report[op][device] = {backend: reason or "available" for backend, reason in reasons.items()}
-            report[op][device]["automatic"] = automatic
+            automatic = next(backend for backend in _AUTOMATIC[device.type] if reasons[backend] is None)
+            report[op][name] = {backend: reason or "available" for backend, reason in reasons.items()}
+            report[op][name]["automatic"] = automatic
     return report

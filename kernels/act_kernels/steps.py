@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from act_kernels import checks, ops
-from act_kernels.reference.pgd_step import sample_norm
+from . import checks, ops
+from .build_record import torch_ops
+from .reference.pgd_step import sample_norm
 
 _NORMS = ("linf", "l2")
 _KINDS = ("uniform", "gaussian")
@@ -43,6 +44,13 @@ def pgd_step(
     x_adv's layout. Raises ValueError or TypeError naming the argument; a negative eps inside a GPU tensor is not
     looked for, since that would stop the host.
     """
+    run = ops.direct("pgd_step", x_adv, grad, x)
+    if run is not None and norm in _NORMS and not isinstance(eps, Tensor):
+        out = x_adv if inplace else torch.empty_like(x_adv)
+        if run(out, x_adv, grad, x, step_size, eps, lower, upper, norm):
+            if inplace:
+                torch.autograd.graph.increment_version(x_adv)
+            return out
     if grad is None:
         raise TypeError("grad: expected the gradient of the loss to x_adv, got None (was x_adv part of the graph?)")
     checks.choice("norm", norm, _NORMS)
@@ -67,8 +75,8 @@ def pgd_step(
         torch.autograd.graph.increment_version(x_adv)
         return x_adv
     if not inplace:
-        return torch.ops.act_kernels.pgd_step(*images, *arguments)
-    torch.ops.act_kernels.pgd_step_(*images, *arguments)
+        return torch_ops.pgd_step(*images, *arguments)
+    torch_ops.pgd_step_(*images, *arguments)
     return x_adv
 
 
@@ -122,7 +130,7 @@ def random_start(
         if norm == "l2":
             scale = (_l2_radius(start, key, first, scale), 0.0)
     gaussian = kind == "gaussian" or norm == "l2"
-    torch.ops.act_kernels.random_start_(start, x, key, first, gaussian, *scale, *bounds)
+    torch_ops.random_start_(start, x, key, first, gaussian, *scale, *bounds)
     return start
 
 
@@ -131,13 +139,11 @@ def _l2_radius(images: Tensor, key: Tensor, first: int, eps: tuple[Tensor | None
     samples, dtype = images.shape[0], torch.float64 if images.dtype == torch.float64 else torch.float32
     dimensions = max(images[0].numel() if samples else 1, 1)
     noise = torch.zeros_like(images, dtype=dtype)
-    torch.ops.act_kernels.random_start_(
-        noise, noise.clone(), key, first, True, None, 1.0, None, -torch.inf, None, torch.inf
-    )
+    torch_ops.random_start_(noise, noise.clone(), key, first, True, None, 1.0, None, -torch.inf, None, torch.inf)
     length = sample_norm(noise).flatten().to(dtype).clamp_min(torch.finfo(dtype).tiny)
     uniform = torch.empty(samples, 1, dtype=dtype, device=images.device)  # of another key, so of other words
     half = torch.full_like(uniform, 0.5)
-    torch.ops.act_kernels.random_start_(uniform, half, ~key, first, False, None, 0.5, None, 0.0, None, 1.0)
+    torch_ops.random_start_(uniform, half, ~key, first, False, None, 0.5, None, 0.0, None, 1.0)
     return (eps[1] if eps[0] is None else eps[0]) * uniform.flatten() ** (1 / dimensions) / length
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,7 +111,9 @@ def test_a_mistake_is_one_line(words, expected, tmp_path, monkeypatch, capsys):
 def test_two_processes_measure_what_one_does(foreign, tmp_path):
     """Figures, by-class figures and noise alike: each image's draws belong to its place."""
     words = [*WORDS, "--steps", "3", "--restarts", "1", "--images", "60", "--check_masking", "false", "--device", "cpu"]
-    words += ["--corruptions", "gaussian_noise", "--progress", "none"]
+    images, labels = next(foreign[1].test.epoch(0))
+    np.savez("mine.npz", test_images=images[:31].permute(0, 2, 3, 1).numpy(), test_labels=labels[:31].numpy())
+    words += ["--corruptions", "gaussian_noise", "--also", "mine.npz", "--progress", "none"]
     assert evaluate.main([*words, "--output", "one"]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "act_engine.evaluate"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -118,3 +121,4 @@ def test_two_processes_measure_what_one_does(foreign, tmp_path):
     assert result.returncode == 0, result.stderr
     one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
     assert one == two
+    assert one["also"]["mine"]["samples"] == 31

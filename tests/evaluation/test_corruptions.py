@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from act_engine import evaluate
+from act_engine import build_data, evaluate, load_model
+from act_engine.config import from_mapping
 from act_engine.evaluation.attacks import Place
 from act_engine.evaluation.corruptions import KINDS, corrupt, corruptions_named
 from act_engine.runs.evaluations import read_evaluation
@@ -155,17 +156,26 @@ def test_kinds_by_name():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short natural training on digits, and a test set of its user's own in an .npz file."""
+    """A short natural training on digits, and a test set of its user's own in an .npz file, which lacks classes."""
     folder = tmp_path_factory.mktemp("corrupted")
-    from act_engine.config import from_mapping
-
+    images, labels = next(build_data("digits", batch_size=500).test.epoch(0))
+    few = labels < 4
+    arrays = {"test_images": images[few].permute(0, 2, 3, 1).numpy(), "test_labels": labels[few].numpy()}
+    np.savez(folder / "mine.npz", **arrays)
     settings = {
         "objective": {"name": "natural"},
         "train": {"epochs": 3, "device": "cpu"},
-        "evaluate": {"attack": "none", "eps": 0.1, "images": 100},
+        "evaluate": {"attack": "none", "images": 100, "corruptions": ["pixelate"], "also": [str(folder / "mine.npz")]},
     }
     assert Trainer(from_mapping(settings), folder / "run").run() == 0
     return folder
+
+
+def test_a_training_ends_with_them(run):
+    found = read_evaluation(next((run / "run" / "evaluations").glob("clean-100-corruptions-1-also-mine.json")))
+    entry = found["models"]["natural"]
+    assert entry["corruptions"].keys() == {"pixelate"}
+    assert 0.5 < entry["on_mine_accuracy"] <= 1
 
 
 def test_they_are_columns_of_an_evaluation(run, capsys):
@@ -187,25 +197,23 @@ def test_they_are_columns_of_an_evaluation(run, capsys):
 
 
 def test_a_second_test_set_is_a_column(run, capsys):
-    from act_engine.data import build_data
-
-    data = build_data("digits", batch_size=500)
-    images, labels = next(data.test.epoch(0))
-    kept = labels < 4  # a set that lacks classes
-    arrays = {"test_images": images[kept].permute(0, 2, 3, 1).numpy(), "test_labels": labels[kept].numpy()}
-    np.savez(run / "mine.npz", **arrays)
+    images, labels = next(build_data("digits", batch_size=500).test.epoch(0))
+    kept = labels < 4
     assert evaluate.main([str(run / "run"), "--also", str(run / "mine.npz"), "--images", "500"]) == 0
     evaluation = json.loads((run / "run" / "evaluation.json").read_text())
     assert evaluation["also"] == {"mine": {"path": str(run / "mine.npz"), "samples": int(kept.sum())}}
     found = evaluation["models"]["natural"]
-    from act_engine import load_model
-
     model = load_model(run / "run" / "natural.safetensors")
     right = (model(images[kept]).argmax(1) == labels[kept]).float().mean().item()
     assert found["on_mine_accuracy"] == pytest.approx(right)
     printed = capsys.readouterr().out
     assert "mine %" in printed
     assert f"mine: clean accuracy on the {int(kept.sum())} images of {run / 'mine.npz'}" in printed
+    assert evaluate.main([str(run / "run"), "--also", str(run / "mine.npz"), "--among", "present"]) == 0
+    among = read_evaluation(next((run / "run" / "evaluations").glob("*among-present*")))["models"]["natural"]
+    chosen = (model(images[kept])[:, :4].argmax(1) == labels[kept]).float().mean().item()
+    assert among["on_mine_accuracy"] == pytest.approx(chosen)
+    assert "the model chose among those classes alone" in capsys.readouterr().out
     np.savez(run / "large.npz", test_images=np.zeros((2, 9, 9, 1), np.uint8), test_labels=np.zeros(2, int))
     for path, message in (("large.npz", "with images [1, 9, 9]; allowed: [1, 8, 8]"), ("nowhere.npz", "there is no")):
         with pytest.raises(SystemExit):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from act_engine.config import from_mapping, read_recipe, read_yaml, to_mapping
-from act_engine.reporting.page import _paragraph, _table
+from act_engine.reporting.html import details, paragraph, table
 from act_engine.runs.folder import measured_once
 from act_engine.runs.reading import read_json, read_records
 from act_engine.training import checkpoint
@@ -123,5 +123,5 @@ def test_torn_measurement_is_made_anew(tmp_path):
 
 def test_report_escapes_whatever_it_is_given():
     script = "<script>alert(1)</script>"
-    for page in (_paragraph("note", script), _table([script], [[script, script]])):
+    for page in (paragraph(script, script), details(script, script), table([script], [[script, script]])):
         assert "<script>" not in page

@@ -120,3 +120,20 @@ def test_a_damaged_record_is_passed_over_and_written_anew(
     assert run(data, output) == 0
     assert "data.json cannot be read" in capsys.readouterr().out
     assert (output / "data.json").read_text() == whole
+
+
+def test_an_image_that_was_replaced_in_mid_run_is_named_in_the_runs_data(tmp_path: Path):
+    tree, output = write_tree(tmp_path / "tree", classes=3, train=6, test=2, size=24), tmp_path / "run"
+    picture = tree / "train" / "class_1" / "0002.jpg"
+    content = bytearray(picture.read_bytes())
+    table = content.index(b"\xff\xc4") + 5  # a Huffman table that no image has: neither head nor tail says so
+    content[table : table + 16] = bytes([255] * 16)
+    picture.write_bytes(content)
+    files = ["--data.name", "image_folder", "--data.image_size", "16", "--data.index", "off"]
+    files += ["--data.bad_images", "skip"]
+    assert run(tree, output, *files, "--train.epochs", "1") == 0
+    first = json.loads((output / "data.json").read_text())
+    assert list(first["train"]["replaced"]) == [str(picture)]
+    assert "replaced" not in first["test"]
+    assert run(tree, output, *files, "--train.epochs", "1") == 0  # nothing is left to do, and nothing forgotten
+    assert json.loads((output / "data.json").read_text()) == first

@@ -46,6 +46,8 @@ CHOSEN = {  # where no other value follows from the type, or it would not be all
     "evaluate.eps": 0.2,
     "train.accumulate": 2,
     "attack.warmup_epochs": 2.0,
+    "train.mix_probability": 0.0,
+    "train.cutmix_probability": 1.0,
     "train.ema_start": 0.9,
     "optim.betas": (0.9, 0.95),
 }
@@ -160,7 +162,7 @@ def test_every_setting_of_the_data_is_refused_or_the_data_sets_own(name: str, tm
 
 
 PARTS = {  # runs whose parts are built: between them every need is met in one and missing in another
-    "act": {"objective.name": "act", "optim.milestones": [2]},
+    "act": {"objective.name": "act", "optim.milestones": [2], "train.mixup": 0.8, "train.cutmix": 1.0},
     "natural": {
         "objective.name": "natural",
         "optim.name": "adamw",

@@ -32,6 +32,8 @@ class AttackConfig:
     loss: Literal["auto", "kl", "ce", "mixed"] = "auto"
     """What the attack maximises: kl (to the target's output), ce (to the labels), mixed (both, as ACT was released),
     auto (the objective's own)."""
+    smooth_labels: bool = False
+    """The attack's cross-entropy takes objective.label_smoothing too; false: it keeps the labels."""
     view: bool = True
     """In eval mode: attack a frozen, faster copy of the model (as the settings around this one say), not the model."""
     fold_batchnorm: bool = True

@@ -49,6 +49,14 @@ class DataConfig:
     augment: str | None = None
     """Training augmentation: crop_flip (cifar10, cifar100, npz), resized_crop_flip or randaugment (image_folder,
     webdataset), none; null: the data set's usual one."""
+    policy: Literal[
+        "none", "trivialaugment", "randaugment", "autoaugment_cifar10", "autoaugment_imagenet", "augmix"
+    ] = "none"
+    """Policy of torchvision, as its own defaults have it, for training images after augment; on the CPU."""
+    jitter: float = 0.0
+    """Training: brightness, contrast and saturation times a factor of 1 - jitter to 1 + jitter each, 0 to 1."""
+    erasing: float = 0.0
+    """Training: probability, 0 to 1, that a rectangle of an image is made black."""
     image_size: int = 224
     """image_folder, webdataset: side of a picture in pixels."""
     eval_resize: int | None = None
@@ -74,6 +82,8 @@ class DataConfig:
         require(1 <= self.workers <= 1024, "data.workers", self.workers, "1 to 1024")
         require(0 <= self.seed < 2**31, "data.seed", self.seed, "0 to 2147483647")
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")
+        for name in ("jitter", "erasing"):
+            require(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "0 to 1")
         if self.holdout is not None:
             require(0 < self.holdout < 1, "data.holdout", self.holdout, "above 0, below 1, or null")
         require(0 < self.extra_share <= 1, "data.extra_share", self.extra_share, "above 0, at most 1")

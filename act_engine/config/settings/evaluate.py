@@ -43,6 +43,9 @@ class EvaluateConfig:
     also: tuple[str, ...] = ()
     """Further test sets with classes of the model's, on each of which clean accuracy is measured too: folders of class
     folders, or .npz files; empty: none."""
+    among: Literal["all", "present"] = "all"
+    """What the model chooses among: all its classes, or those alone of which the test set has images (present), as the
+    papers of ImageNet-A and ImageNet-R do; further test sets each with its own."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "evaluate.steps", self.steps, "1 or more")

@@ -39,6 +39,14 @@ class TrainConfig:
     as described."""
     ema_buffers: Literal["averaged", "copied"] = "averaged"
     """With ema: average BatchNorm's statistics like the weights, or copy the model's."""
+    mixup: float = 0.0
+    """Alpha of MixUp, 0 or more, such as 0.8; 0: none. Losses and attack take both classes by their shares."""
+    cutmix: float = 0.0
+    """Alpha of CutMix, 0 or more, such as 1.0; 0: none."""
+    mix_probability: float = 1.0
+    """With mixup or cutmix: probability, 0 to 1, that a step mixes its images."""
+    cutmix_probability: float = 0.5
+    """With mixup and cutmix: probability, 0 to 1, that a step that mixes does so by CutMix."""
     batchnorm_momentum: float | None = None
     """Weight of a batch in BatchNorm's running statistics, above 0 and at most 1; null: as the model has it, mostly
     0.1."""
@@ -58,6 +66,10 @@ class TrainConfig:
         require(self.accumulate >= 1, "train.accumulate", self.accumulate, "1 or more")
         if self.ema is not None:
             require(0 < self.ema < 1, "train.ema", self.ema, "above 0, below 1, such as 0.999, or null")
+        for name in ("mix_probability", "cutmix_probability"):
+            require(0 <= getattr(self, name) <= 1, f"train.{name}", getattr(self, name), "0 to 1")
+        for name in ("mixup", "cutmix"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         require(0 <= self.ema_start < 1, "train.ema_start", self.ema_start, "0 or more, below 1")
         for name in ("batchnorm_momentum", "batchnorm_first"):
             value = getattr(self, name)

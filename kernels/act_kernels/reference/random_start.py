@@ -9,7 +9,7 @@ rounded once, so that all backends give the same bits.
 import torch
 from torch import Tensor
 
-from act_kernels.reference.pgd_step import per_channel, per_sample
+from .pgd_step import per_channel, per_sample
 
 _WORD = 2**32 - 1
 # Wichura's PPND7 (Applied Statistics, AS 241): the normal distribution's quantile, to 1e-6. Highest power first.

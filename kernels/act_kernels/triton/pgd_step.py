@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from act_kernels.triton import images
+from . import images
 
 # Columns of one l2 program: 4096 elements over 8 warps are 16 a thread; CIFAR's 3072 a sample fit.
 _COLUMNS = 4096

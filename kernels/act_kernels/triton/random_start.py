@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from act_kernels.triton import images
+from . import images
 
 
 def random_start(
