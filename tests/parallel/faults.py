@@ -103,7 +103,7 @@ def die_at_event(number: int, rank: int) -> Callable[[], None]:
             setattr(owner, name, watched)
 
         watch(TrainingStep, "__call__")
-        for name in ("save_file", "sha256_of", "sync"):
+        for name in ("save_file", "_digest", "sync"):
             watch(checkpoint, name)
         watch(checkpoint.os, "replace")
         watch(checkpoint.shutil, "rmtree")
