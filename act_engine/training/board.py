@@ -23,6 +23,16 @@ def tag(name: str) -> str:
     return f"optim/{name}"
 
 
+def final_scalars(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies of an evaluation, in [0, 1], by their names on a board: ``accuracy/test_KIND/MODEL``."""
+    return {
+        f"accuracy/test_{name.removesuffix('_accuracy')}/{model}": value
+        for model, entry in evaluation["models"].items()
+        for name, value in entry.items()
+        if name.endswith("_accuracy") and value is not None
+    }
+
+
 class Board:
     """Writes the event files in a run's folder.
 
@@ -51,10 +61,8 @@ class Board:
 
     def write_evaluation(self, evaluation: Mapping[str, Any], step: int) -> None:
         """Write the accuracies of each model that was measured, in [0, 1], as ``accuracy/test_KIND/MODEL``."""
-        for model, entry in evaluation["models"].items():
-            for name, value in entry.items():
-                if name.endswith("_accuracy") and value is not None:
-                    self._writer.add_scalar(f"accuracy/test_{name.removesuffix('_accuracy')}/{model}", value, step)
+        for name, value in final_scalars(evaluation).items():
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Everything is on the disk."""
