@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench docs lint setup clean
+.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test bench docs lint setup clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -61,6 +61,10 @@ lint: $(VENV)/all.stamp
 
 bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+
+# The environments of the libraries that the engine is measured beside: pytest benchmarks/ --benchmark-only -k peers
+peers: $(VENV)/all.stamp
+	$(BIN)/python benchmarks/peers/environments.py
 
 # The pages of docs/ as a site in build/docs; a link that leads nowhere is an error.
 docs: $(VENV)/base.stamp

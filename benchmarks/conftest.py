@@ -1,14 +1,17 @@
-"""Options and the one `bench` of a run; results are written at its end with --save-results."""
+"""Options and the one `bench` of a run. At its end the tables of docs/performance.md are printed for what it measured,
+in the place of pytest-benchmark's own, which knows no contenders; --save-results writes the results too."""
 
 import datetime
 import json
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from measure import Bench
+from report import run_summary
 
 _RESULTS = Path(__file__).parent / "results"
 _RUN = pytest.StashKey[Bench]()
@@ -17,7 +20,9 @@ _RUN = pytest.StashKey[Bench]()
 def pytest_addoption(parser):
     group = parser.getgroup("act_kernels")
     group.addoption("--large", action="store_true", help="also the sizes that take minutes on a CPU")
-    group.addoption("--rounds", type=int, default=30, help="timed calls of each contender (default 30)")
+    group.addoption(
+        "--rounds", type=int, help="timed calls of each contender (default 30; of whole steps and peers less)"
+    )
     group.addoption("--save-results", action="store_true", help="write benchmarks/results/DEVICE/TIME.json")
 
 
@@ -28,7 +33,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def bench(request, device) -> Bench:
-    request.config.stash[_RUN] = Bench(device, request.config.getoption("--rounds"))
+    request.config.stash[_RUN] = Bench(device, request.config.getoption("--rounds") or 30)
     return request.config.stash[_RUN]
 
 
@@ -40,32 +45,44 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     if config.getoption("--save-results") and config.getoption("--benchmark-disable"):
         raise pytest.UsageError("--save-results has nothing to save with --benchmark-disable: leave one of them out")
     config.addinivalue_line("markers", "large: takes minutes on a CPU")
+    config.option.benchmark_quiet = True
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    run = config.stash.get(_RUN, None)
+    if run is not None and run.rows:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(run_summary(_record(run, config)))
 
 
 def pytest_sessionfinish(session):
     run = session.config.stash.get(_RUN, None)
     if run is None or not run.rows or not session.config.getoption("--save-results"):
         return
-    name = _device_name(run.device)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    record = {
-        "device": name,
-        "threads": torch.get_num_threads() if run.device.type == "cpu" else None,
-        "time": now.isoformat(timespec="seconds"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "command": "pytest " + " ".join(session.config.invocation_params.args),
-        "rows": [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in run.rows],
-    }
-    folder = _RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    record = _record(run, session.config)
+    folder = _RESULTS / re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{now:%Y%m%d-%H%M%S}.json"
+    path = folder / f"{datetime.datetime.fromisoformat(record['time']):%Y%m%d-%H%M%S}.json"
     rows = ",\n    ".join(json.dumps(row) for row in record.pop("rows"))
     path.write_text(json.dumps(record, indent=2)[:-2] + f',\n  "rows": [\n    {rows}\n  ]\n}}\n')
+
+
+def _record(run: Bench, config: pytest.Config) -> dict[str, Any]:
+    """What is kept of a run: where, when and with what it was, and its rows."""
+    return {
+        "device": _device_name(run.device),
+        "threads": torch.get_num_threads() if run.device.type == "cpu" else None,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": "pytest " + " ".join(config.invocation_params.args),
+        "rows": [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in run.rows],
+    }
 
 
 def _device_name(device: torch.device) -> str:

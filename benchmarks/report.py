@@ -8,6 +8,7 @@ without it they are printed.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +17,10 @@ LARGE = ("4096x1000", "32x3x224x224")
 """Sizes of the kernels' rows in the short table."""
 KERNEL_COLUMNS = ("eager", "compile", "liger", "triton", "native")
 
+PEERS = ("peers step", "peers evaluation")
+TITLES = {"plain": "plain loop", "plain_autocast": "plain loop, autocast + channels_last"}
+"""What contenders of the peers' table are called that are no library."""
+
 Table = dict[tuple[str, str], dict[str, dict]]
 
 
@@ -23,18 +28,24 @@ def newest_results(folder: Path) -> Table:
     """Rows of a folder by (op, size), then by contender; a row also has its run's command, date and versions."""
     table: Table = {}
     for path in sorted(folder.glob("*.json")):
-        run = json.loads(path.read_text("utf-8"))
-        about = {key: run[key] for key in ("device", "torch", "time", "command")}
-        measured: Table = {}
-        for row in run["rows"]:
-            measured.setdefault((row["op"], row["size"]), {})[row["contender"]] = {**about, **row}
-        table |= measured
+        table |= run_table(json.loads(path.read_text("utf-8")))
     return dict(sorted(table.items()))
+
+
+def run_table(run: dict) -> Table:
+    """The same of one run."""
+    about = {key: run[key] for key in ("device", "torch", "time", "command")}
+    measured: Table = {}
+    for row in run["rows"]:
+        measured.setdefault((row["op"], row["size"]), {})[row["contender"]] = {**about, **row}
+    return measured
 
 
 def kernel_table(results: Table) -> str:
     """Medians with p20 to p80, the best kernel's speed-up, its bandwidth, and that in percent of a copy's."""
     table = {key: rows for key, rows in results.items() if "native" in rows or "triton" in rows}
+    if not table:
+        return ""
     columns = [c for c in KERNEL_COLUMNS if any(c in rows for rows in table.values())]
     lines = [
         _about(table) + "Median (20th to 80th percentile) in ms; the last four columns are the fastest kernel's.",
@@ -68,6 +79,96 @@ def step_table(results: Table) -> str:
             figures = f"{row['images_per_second']:.1f} | {row['engine_speed_up']:.2f} | {memory}"
             parts.append(f"| {name} | {_time(row, 1e6)} | {figures} |")
     return "\n".join(parts)
+
+
+def peers_table(results: Table) -> str:
+    """What each library costs beside the engine, a part for each step and evaluation; who is not in it and why."""
+    parts = []
+    for (op, size), rows in results.items():
+        if op not in PEERS:
+            continue
+        timed, missing = _timed(rows), {name: row["why_not"] for name, row in rows.items() if "why_not" in row}
+        about = _about({("", ""): timed})
+        checked = "other verdicts" if op == "peers evaluation" else "difference / allowed"
+        parts += [
+            f"**{op.split()[1]}: {size}**, load average {next(iter(timed.values()))['load']:.1f} at the start. {about}",
+            "",
+            f"| contender | × the engine's CPU time | × its time | images/s | peak memory, MB | {checked} |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for name, row in sorted(timed.items(), key=lambda item: item[1]["engine_speed_up_cpu"]):
+            ratios = f"{row['engine_speed_up_cpu']:.2f} | {row['engine_speed_up']:.2f}"
+            figures = f"{row['images_per_second']:.3g} | {row['peak_bytes'] / 1e6:.0f}"
+            check = row.get("other_verdicts")
+            check = f"{row['difference']:.2f} / {row['bound']:.2f}" if check is None else f"{check}"
+            parts.append(f"| {_named(name, row)} | {ratios} | {figures} | {check} |")
+        parts += ["", "Not in it: " + "; ".join(f"{name} ({reason})" for name, reason in missing.items()) + ".", ""]
+    return "\n".join(parts).strip()
+
+
+def peers_short_table(results: Table) -> str:
+    """The CPU time of every library as a multiple of the engine's, a row for each step and evaluation."""
+    table = {key: _timed(rows) for key, rows in results.items() if key[0] in PEERS}
+    if not table:
+        return ""
+    names = sorted({name for rows in table.values() for name in rows} - {"engine"}, key=lambda n: ("plain" not in n, n))
+    lines = [
+        _about(table, command=False) + "CPU time as a multiple of the engine's.",
+        "",
+        "| | " + " | ".join(TITLES.get(name, name) for name in names) + " |",
+        "| --- |" + " --- |" * len(names),
+    ]
+    for (op, size), rows in table.items():
+        cells = [f"{rows[name]['engine_speed_up_cpu']:.1f}" if name in rows else "–" for name in names]
+        lines.append(f"| {op.split()[1]}: {size} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def peers_plot(results: Table, path: Path) -> None:
+    """Bars: the CPU time of every library as a multiple of the engine's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    table = {key: _timed(rows) for key, rows in results.items() if key[0] in PEERS}
+    figure, panels = pyplot.subplots(1, len(table), figsize=(2.6 * len(table), 3), layout="constrained", squeeze=False)
+    for axes, ((op, size), rows) in zip(panels[0], table.items(), strict=True):
+        ratios = sorted((row["engine_speed_up_cpu"], TITLES.get(name, name)) for name, row in rows.items())
+        colours = ["tab:orange" if name == "engine" else "tab:blue" for _, name in ratios]
+        axes.barh([name for _, name in ratios], [ratio for ratio, _ in ratios], color=colours)
+        axes.invert_yaxis()
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.tick_params(labelsize=7)
+        axes.set_title(f"{op.split()[1]}\n{size}", fontsize=7)
+    figure.supxlabel("CPU time, times the engine's", fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _timed(rows: dict[str, dict]) -> dict[str, dict]:
+    return {name: row for name, row in rows.items() if "median_us" in row}
+
+
+def _named(name: str, row: dict) -> str:
+    return f"{TITLES.get(name, name)}{'' if name in ('engine', *TITLES) else ' ' + row['version']}"
+
+
+def view_table(results: Table) -> str:
+    """What a copy of the model for attacks, and an evaluation through it, cost beyond the passes that they make."""
+    parts = []
+    for (op, size), rows in results.items():
+        if op not in ("attack_view", "evaluation"):
+            continue
+        parts += [
+            _about({("", ""): rows}) + f"{size}.",
+            "",
+            f"| {op.replace('_', ' ')} | ms, median (20th to 80th percentile) | times the bare one |",
+            "| --- | --- | --- |",
+        ]
+        parts += [f"| {name} | {_time(row, 1e3)} | {row['times_the_copy']:.2f} |" for name, row in rows.items()]
+        parts.append("")
+    return "\n".join(parts).strip()
 
 
 def loading_table(results: Table) -> str:
@@ -115,8 +216,14 @@ def plot(results: Table, path: Path) -> None:
 
 
 def documents() -> dict[Path, dict[str, str]]:
-    """The generated parts of each document, by name."""
-    return {ROOT / "docs" / "performance.md": whole_tables(), ROOT / "README.md": {"speed": speed_table()}}
+    """The generated parts of each document, by name; the README has the peers' short table if it has its comments."""
+    readme = ROOT / "README.md"
+    short = {"speed": speed_table(), "peers": _each_device(peers_short_table)}
+    has = readme.read_text("utf-8")
+    return {
+        ROOT / "docs" / "performance.md": whole_tables(),
+        readme: {name: table for name, table in short.items() if f"<!-- begin {name} -->" in has},
+    }
 
 
 def speed_table() -> str:
@@ -124,7 +231,7 @@ def speed_table() -> str:
     lines = ["| what | on | × plain PyTorch | × its best form |", "| --- | --- | --- | --- |"]
     for folder in sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()):
         for (op, size), rows in newest_results(folder).items():
-            ratios = _speed_ups(size, rows)
+            ratios = _speed_ups(op, size, rows)
             if ratios is not None:
                 device = next(iter(rows.values()))["device"]
                 lines.append(f"| {op.replace('_', ' ')}, {size} | {device} | {ratios[0]:.1f} | {ratios[1]:.1f} |")
@@ -132,9 +239,9 @@ def speed_table() -> str:
     return "\n".join([*lines, "", note])
 
 
-def _speed_ups(size: str, rows: dict[str, dict]) -> tuple[float, float] | None:
+def _speed_ups(op: str, size: str, rows: dict[str, dict]) -> tuple[float, float] | None:
     """Of the training step, or of a kernel at a large size, over plain PyTorch and over its best form."""
-    if "engine" in rows:
+    if op == "training_step":
         return tuple(rows[f"baseline {kind}"]["engine_speed_up"] for kind in ("float32", "autocast + channels_last"))
     if size not in LARGE or not {"native", "eager", "compile"} <= rows.keys():
         return None
@@ -144,12 +251,26 @@ def _speed_ups(size: str, rows: dict[str, dict]) -> tuple[float, float] | None:
 
 def whole_tables() -> dict[str, str]:
     """Every measurement, by kind."""
-    devices = [newest_results(folder) for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
-    return {
-        "kernels": "\n\n".join(kernel_table(results) for results in devices),
-        "step": "\n\n".join(step_table(results) for results in devices),
-        "loading": "\n\n".join(loading_table(results) for results in devices),
+    parts = {
+        "kernels": kernel_table,
+        "step": step_table,
+        "loading": loading_table,
+        "peers-short": peers_short_table,
+        "peers": peers_table,
     }
+    return {name: _each_device(part) for name, part in parts.items()}
+
+
+def _each_device(part: Callable[[Table], str]) -> str:
+    devices = (newest_results(folder) for folder in sorted(RESULTS.iterdir()) if folder.is_dir())
+    return "\n\n".join(filter(None, map(part, devices)))
+
+
+def run_summary(run: dict) -> str:
+    """The tables of one run, as the documents show them."""
+    results = run_table(run)
+    parts = (kernel_table, step_table, view_table, loading_table, peers_table)
+    return "\n\n".join(filter(None, (part(results) for part in parts)))
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
@@ -161,9 +282,10 @@ def fill(text: str, tables: dict[str, str]) -> str:
     return text
 
 
-def _about(table: Table) -> str:
+def _about(table: Table, command: bool = True) -> str:
     row = next(row for rows in table.values() for row in rows.values())
-    return f"{row['device']}, torch {row['torch']}, {row['time'][:10]}, `{row['command']}`. "
+    by = f", `{row['command']}`" if command else ""
+    return f"{row['device']}, torch {row['torch']}, {row['time'][:10]}{by}. "
 
 
 def _time(row: dict | None, microseconds: float) -> str:
@@ -181,9 +303,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", action="store_true", help="write the tables into docs/performance.md and README.md")
     arguments = parser.parse_args()
-    for folder in RESULTS.iterdir():
-        if folder.is_dir():
-            plot(newest_results(folder), folder / "kernels.png")
+    for folder in filter(Path.is_dir, RESULTS.iterdir()):
+        results = newest_results(folder)
+        if kernel_table(results):
+            plot(results, folder / "kernels.png")
+        if peers_table(results):
+            peers_plot(results, folder / "peers.png")
     for document, tables in documents().items():
         if arguments.docs:
             document.write_text(fill(document.read_text("utf-8"), tables), "utf-8")

@@ -53,7 +53,6 @@ FAST = {
     "train": {
         "precision": "bfloat16",
         "channels_last": True,
-        "recompute": "natural",
         "compile": ON_GPU,  # on CPUs it does not pay
     },
     "attack": {"view": True, "fold_batchnorm": True, "cuda_graph": True},
@@ -65,7 +64,7 @@ BASELINES = {
 ENGINE: dict[str, dict[str, Any]] = {
     "engine": {},
     f"engine {'without' if ON_GPU else 'with'} compile": {"train": {"compile": not ON_GPU}},
-    "engine without recomputation": {"train": {"recompute": "none"}},
+    "engine with recomputation": {"train": {"recompute": "natural"}},
     "engine without folding": {"attack": {"fold_batchnorm": False}},
     "engine without channels_last": {"train": {"channels_last": False}},
     "engine without autocast": {"train": {"precision": "float32"}},

@@ -20,7 +20,7 @@ from steps import BASELINES, ON_GPU, VARIANTS, WORKLOADS, Step, build
 from act_engine.attack import input_gradient
 
 ROUNDS = 7
-WEIGHED = (*BASELINES, "engine", "engine without recomputation")
+WEIGHED = (*BASELINES, "engine", "engine with recomputation")
 """Variants whose peak memory is measured, each in a process of its own."""
 
 

@@ -37,15 +37,19 @@ struct ImageStep {
 };
 
 // act_loss and kl_ce_loss on two logit matrices [rows, classes], contiguous. With KL(a ‖ b) between softmaxes at the
-// temperature T, and label-smoothed cross-entropy CE:
+// temperature T, and cross-entropy CE to the row's label-smoothed target:
 //   joint (kl_ce_loss):   loss_z = ce_z · CE(z) + ce_t · CE(t) + kl_z · T² · KL(t ‖ z), a function of z and of t
 //   otherwise (act_loss): loss_z = ce_z · CE(z) + kl_z · T² · KL(t ‖ z), t constant, and
 //                         loss_t = ce_t · CE(t) + kl_t · T² · KL(z ‖ t), z constant
+// A row's target, before smoothing, is its label's class; or two labels' with a share; or a row of `dense`.
 struct PairLoss {
   const void* z;
   const void* t;
-  const int64_t* labels;  // [rows]; outside [0, classes): that row becomes NaN
-  DType dtype;            // of z, t and both gradients
+  const int64_t* labels;        // [rows], null with `dense`; outside [0, classes): that row becomes NaN
+  const int64_t* other_labels;  // [rows]: the class of 1 − share; null where there is one label a row
+  const float* shares;          // [rows], with other_labels
+  const float* dense;           // [rows, classes], or null
+  DType dtype;                  // of z, t and both gradients
   int64_t rows;
   int64_t classes;
   float ce_z;
@@ -58,8 +62,8 @@ struct PairLoss {
   float grad_scale;  // multiplies both gradients
   void* grad_z;      // null when not wanted
   void* grad_t;      // null when not wanted
-  float* loss_z;     // [rows]
-  float* loss_t;     // [rows]; null when joint
+  float* loss_z;     // [rows]; null when not wanted
+  float* loss_t;     // [rows]; null when joint or not wanted
 };
 
 }  // namespace act

@@ -123,7 +123,8 @@ ACT_HD V l2_project(V x, V delta, float shrink, V lower, V upper) {
 }
 
 // What follows is for one row of the logit matrices z and t, with a = z − max z, b = t − max t and the temperature T. S is
-// the scalar of its sums: double on the CPU, float in a CUDA block, whose few terms a thread are added as a tree.
+// what its sums are kept in: double on the CPU, float in a CUDA block, whose few terms a thread are added as a tree, and a
+// vector of floats where each of its lanes is a row of few classes. `log` is S's logarithm.
 //
 // A term without weight is not there: not even its NaN, which a masked (−inf) logit or an unused matrix may bring.
 
@@ -139,78 +140,101 @@ struct RowSums {
   S total_b;  // Σ b
 };
 
-// weight · KL(p ‖ q) of two softmaxes from the sums above: p ∝ exp(u), q ∝ exp(v), cross = Σ exp(u) · (u − v).
+// The row's target before smoothing, u: one label's class, a mix of two, or any distribution.
 template <class S>
-ACT_HD S weighted_kl_divergence(S weight, S cross, S sum_u, S sum_v) {
-  using std::log;
-  return weight == 0 ? S{0} : weight * (cross / sum_u - log(sum_u / sum_v));
-}
-
-// weight · cross-entropy with label smoothing s: − Σ u log p, u = (1 − s) · onehot + s / classes, from a = logits − max.
-template <class S>
-ACT_HD S weighted_cross_entropy(S weight, S sum_exp, S a_label, S total_a, S smoothing, int64_t classes) {
-  using std::log;
-  const S spread = smoothing == 0 ? S{0} : smoothing * total_a / static_cast<S>(classes);
-  return weight == 0 ? S{0} : weight * (log(sum_exp) - (1 - smoothing) * a_label - spread);
-}
-
-struct Losses {
-  float z;
-  float t;
+struct RowTarget {
+  S dot_a;  // Σ u · a
+  S dot_b;  // Σ u · b
+  S mass;   // Σ u
+  S known;  // 0, or NaN where a label is not a class
 };
 
-// Both losses of a row; `a_label` and `b_label` are the label's.
+// u · v; a class of share 0 is not there, whatever its logit.
+template <class V>
+ACT_HD V share_of(V u, V v) {
+  const V nothing{};
+  return u == nothing ? nothing : u * v;
+}
+
+// weight · KL(p ‖ q) of two softmaxes from the sums above: p ∝ exp(u), q ∝ exp(v), cross = Σ exp(u) · (u − v).
+template <class S, class W, class Log>
+ACT_HD S weighted_kl_divergence(W weight, S cross, S sum_u, S sum_v, Log log) {
+  return weight == 0 ? S{} : weight * (cross / sum_u - log(sum_u / sum_v));
+}
+
+// Σ of the smoothed target.
+template <class S, class W>
+ACT_HD S smoothed_mass(W smoothing, S mass) {
+  return W{1} + (W{1} - smoothing) * (mass - W{1});  // exactly 1 for a mass of 1
+}
+
+// weight · cross-entropy: − Σ u' log p, u' = (1 − smoothing) · u + smoothing / classes.
+template <class S, class W, class Log>
+ACT_HD S weighted_cross_entropy(W weight, S sum_exp, S dot, S mass, S total, W smoothing, int64_t classes, Log log) {
+  const S spread = smoothing == 0 ? S{} : smoothing * total / static_cast<W>(classes);
+  return weight == 0 ? S{} : weight * (log(sum_exp) * smoothed_mass(smoothing, mass) - (W{1} - smoothing) * dot - spread);
+}
+
 template <class S>
-ACT_HD Losses row_losses(const PairLoss& p, const RowSums<S>& s, S a_label, S b_label, bool valid) {
-  const S T2 = static_cast<S>(p.temperature) * p.temperature;
-  const S smoothing = p.label_smoothing;
-  const S known = valid ? S{0} : S(NAN);
-  const S ce_z = weighted_cross_entropy<S>(p.ce_z, s.exp_a, a_label, s.total_a, smoothing, p.classes);
-  const S ce_t = weighted_cross_entropy<S>(p.ce_t, s.exp_b, b_label, s.total_b, smoothing, p.classes);
-  const S kl_z = weighted_kl_divergence<S>(p.kl_z * T2, s.cross_b, s.exp_b_T, s.exp_a_T);
-  const S kl_t = weighted_kl_divergence<S>(p.kl_t * T2, s.cross_a, s.exp_a_T, s.exp_b_T);
-  return {static_cast<float>((p.joint ? ce_z + ce_t : ce_z) + kl_z + known), static_cast<float>(ce_t + kl_t + known)};
+struct Losses {
+  S z;
+  S t;
+};
+
+// Both losses of a row. W is S's scalar.
+template <class W, class S, class Log>
+ACT_HD Losses<S> row_losses(const PairLoss& p, const RowSums<S>& s, const RowTarget<S>& u, Log log) {
+  const W T2 = static_cast<W>(p.temperature) * p.temperature;
+  const W smoothing = p.label_smoothing;
+  const S ce_z = weighted_cross_entropy<S, W>(p.ce_z, s.exp_a, u.dot_a, u.mass, s.total_a, smoothing, p.classes, log);
+  const S ce_t = weighted_cross_entropy<S, W>(p.ce_t, s.exp_b, u.dot_b, u.mass, s.total_b, smoothing, p.classes, log);
+  const S kl_z = weighted_kl_divergence<S, W>(p.kl_z * T2, s.cross_b, s.exp_b_T, s.exp_a_T, log);
+  const S kl_t = weighted_kl_divergence<S, W>(p.kl_t * T2, s.cross_a, s.exp_a_T, s.exp_b_T, log);
+  return {(p.joint ? ce_z + ce_t : ce_z) + kl_z + u.known, ce_t + kl_t + u.known};
 }
 
 // Gradient to a row of scale · (ce · CE + kl · T² · KL) where the row is the student, KL(other ‖ row), or the teacher,
-// KL(row ‖ other), and the other row is constant: every logit gets the formula below, and the label's one `at_label` less.
+// KL(row ‖ other), and the other row is constant: every logit gets the formula below, and at_label · u less. V is float,
+// or a vector where each lane is a row.
+template <class V>
 struct GradientTerms {
   bool has_ce;
   bool has_kl;
-  float own;         // of exp(a)
-  float own_T;       // of exp(a / T)
-  float other_T;     // of exp(b / T); the student's
-  float mean;        // Σ softmax(a / T) · (a − b) / T; the teacher's
-  float everywhere;  // NaN where the label is not valid
-  float at_label;
+  V own;         // of exp(a)
+  V own_T;       // of exp(a / T)
+  V other_T;     // of exp(b / T); the student's
+  V mean;        // Σ softmax(a / T) · (a − b) / T; the teacher's
+  V everywhere;  // NaN where the label is not valid
+  V at_label;
 };
 
-// The sums come as reciprocals; `cross` is Σ exp(a / T) · (a − b) / T of the row itself.
-template <class S>
-ACT_HD GradientTerms gradient_terms(
-    S scale, S ce, S kl, S T, S smoothing, int64_t classes, S inverse_own, S inverse_own_T, S inverse_other_T, S cross) {
+// The sums come as reciprocals; `cross` is Σ exp(a / T) · (a − b) / T of the row itself. S and W as above.
+template <class V, class S, class W>
+ACT_HD GradientTerms<V> gradient_terms(
+    S scale, W ce, W kl, W T, W smoothing, int64_t classes, S mass, S inverse_own, S inverse_own_T, S inverse_other_T,
+    S cross) {
   return {
       ce != 0,
       kl != 0,
-      static_cast<float>(scale * ce * inverse_own),
-      static_cast<float>(scale * kl * T * inverse_own_T),
-      static_cast<float>(scale * kl * T * inverse_other_T),
-      static_cast<float>(cross * inverse_own_T),
-      static_cast<float>(scale * ce * smoothing / static_cast<S>(classes)),
-      static_cast<float>(scale * ce * (1 - smoothing)),
+      static_cast<V>(scale * ce * smoothed_mass(smoothing, mass) * inverse_own),
+      static_cast<V>(scale * kl * T * inverse_own_T),
+      static_cast<V>(scale * kl * T * inverse_other_T),
+      static_cast<V>(cross * inverse_own_T),
+      static_cast<V>(scale * ce * smoothing / static_cast<W>(classes)),
+      static_cast<V>(scale * ce * (W{1} - smoothing)),
   };
 }
 
-template <class V>
-ACT_HD V student_gradient(const GradientTerms& k, V exp_own, V exp_own_T, V exp_other_T) {
+template <class V, class K>
+ACT_HD V student_gradient(const GradientTerms<K>& k, V exp_own, V exp_own_T, V exp_other_T) {
   const V nothing{};
   return (k.has_ce ? k.own * exp_own : nothing) - k.everywhere +
          (k.has_kl ? k.own_T * exp_own_T - k.other_T * exp_other_T : nothing);
 }
 
 // `difference` is the logit's (a − b) / T.
-template <class V>
-ACT_HD V teacher_gradient(const GradientTerms& k, V exp_own, V exp_own_T, V difference) {
+template <class V, class K>
+ACT_HD V teacher_gradient(const GradientTerms<K>& k, V exp_own, V exp_own_T, V difference) {
   const V nothing{};
   return (k.has_ce ? k.own * exp_own : nothing) - k.everywhere +
          (k.has_kl ? k.own_T * exp_own_T * (difference - k.mean) : nothing);

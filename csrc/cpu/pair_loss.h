@@ -97,18 +97,76 @@ ACT_HD RowSums<double> row_sums(
   };
 }
 
-// grad[i] = formula(i) for the row, and at_label less at the label, each rounded once.
+// The row's target u before smoothing: `dense`, or the shares of two classes.
+struct RowLabels {
+  const float* dense;
+  int64_t first;
+  int64_t second;
+  float first_share;
+  float second_share;
+  bool valid;
+};
+
+ACT_HD RowLabels row_labels(const PairLoss& p, int64_t row) {
+  if (p.dense != nullptr) {
+    return {p.dense + row * p.classes, 0, 0, 0.0f, 0.0f, true};
+  }
+  const int64_t first = p.labels[row];
+  const int64_t second = p.other_labels != nullptr ? p.other_labels[row] : first;
+  const float share = p.other_labels != nullptr ? p.shares[row] : 1.0f;
+  const bool valid = first >= 0 && first < p.classes && second >= 0 && second < p.classes;
+  return {nullptr, valid ? first : 0, valid ? second : 0, share, 1.0f - share, valid};
+}
+
+template <class T>
+ACT_HD RowTarget<double> row_target(
+    const RowLabels& u, const T* z, const T* t, int64_t classes, float max_z, float max_t) {
+  if (u.dense == nullptr) {
+    auto dot = [&](const T* row, float top) {
+      return static_cast<double>(share_of(u.first_share, load_one(row + u.first) - top)) +
+             share_of(u.second_share, load_one(row + u.second) - top);
+    };
+    const double mass = static_cast<double>(u.first_share) + u.second_share;
+    return {dot(z, max_z), dot(t, max_t), mass, u.valid ? 0.0 : static_cast<double>(NAN)};
+  }
+  Sum dot_a, dot_b, mass;
+  for_each_part(classes, [&](int64_t i, int64_t count) {
+    const Vec share = load_up_to(u.dense + i, count, 0.0f);
+    dot_a.add(share_of(share, load_up_to(z + i, count, 0.0f) - max_z));
+    dot_b.add(share_of(share, load_up_to(t + i, count, 0.0f) - max_t));
+    mass.add(share);
+    dot_a.settle();
+    dot_b.settle();
+    mass.settle();
+  });
+  return {dot_a.total(), dot_b.total(), mass.total(), 0.0};
+}
+
+// grad[i] = formula(i) − at_label · u(i) for the row, each rounded once.
 template <class T, class Formula>
-ACT_HD void write_gradient(T* grad, int64_t classes, int64_t label, float at_label, Formula formula) {
+ACT_HD void write_gradient(T* grad, int64_t classes, const RowLabels& u, float at_label, Formula formula) {
+  if (u.dense != nullptr) {
+    for_each_part(classes, [&](int64_t i, int64_t count) {
+      store_up_to(grad + i, formula(i) - at_label * load_up_to(u.dense + i, count, 0.0f), count);
+    });
+    return;
+  }
   for_each_part(classes, [&](int64_t i, int64_t count) { store_up_to(grad + i, formula(i), count); });
-  const int64_t block = label / kLanes * kLanes;
-  store_one(grad + label, formula(block)[label - block] - at_label);
+  auto correct = [&](int64_t label, float share) {
+    const int64_t block = label / kLanes * kLanes;
+    store_one(grad + label, formula(block)[label - block] - at_label * share);
+  };
+  if (u.first == u.second) {
+    correct(u.first, u.first_share + u.second_share);
+  } else {
+    correct(u.first, u.first_share);
+    correct(u.second, u.second_share);
+  }
 }
 
 template <bool Soft, bool CrossEntropyB, class T>
 ACT_HD void one_row(const PairLoss& p, int64_t row, const RowExponentials& e) {
   const int64_t n = p.classes;
-  const int64_t label = p.labels[row];
   const T* z = static_cast<const T*>(p.z) + row * n;
   const T* t = static_cast<const T*>(p.t) + row * n;
   T* grad_z = p.grad_z == nullptr ? nullptr : static_cast<T*>(p.grad_z) + row * n;
@@ -116,39 +174,44 @@ ACT_HD void one_row(const PairLoss& p, int64_t row, const RowExponentials& e) {
   const float temperature = p.temperature;
   const float inverse_T = 1.0f / temperature;
 
-  const bool valid = label >= 0 && label < n;
-  const int64_t at = valid ? label : 0;
-  const double scale = valid ? p.grad_scale : NAN;
+  const RowLabels labels = row_labels(p, row);
+  const double scale = labels.valid ? p.grad_scale : NAN;
   const float max_z = row_maximum(z, n);
   const float max_t = row_maximum(t, n);
   const RowSums<double> s = row_sums<Soft, CrossEntropyB>(z, t, n, max_z, max_t, inverse_T, e);
+  const RowTarget<double> u = row_target(labels, z, t, n, max_z, max_t);
 
-  const Losses loss = row_losses<double>(p, s, load_one(z + at) - max_z, load_one(t + at) - max_t, valid);
-  p.loss_z[row] = loss.z;
-  if (p.loss_t != nullptr) {
-    p.loss_t[row] = loss.t;
+  if (p.loss_z != nullptr || p.loss_t != nullptr) {
+    const Losses<double> loss = row_losses<double>(p, s, u, [](double v) { return std::log(v); });
+    if (p.loss_z != nullptr) {
+      p.loss_z[row] = static_cast<float>(loss.z);
+    }
+    if (p.loss_t != nullptr) {
+      p.loss_t[row] = static_cast<float>(loss.t);
+    }
   }
 
   const double inverse_a_T = 1.0 / s.exp_a_T;
   const double inverse_b_T = 1.0 / s.exp_b_T;
   auto terms = [&](double ce, double kl, double sum, double own_T, double other_T, double cross) {
-    return gradient_terms<double>(scale, ce, kl, temperature, p.label_smoothing, n, 1.0 / sum, own_T, other_T, cross);
+    return gradient_terms<float, double, double>(
+        scale, ce, kl, temperature, p.label_smoothing, n, u.mass, 1.0 / sum, own_T, other_T, cross);
   };
   if (grad_z != nullptr) {
-    const GradientTerms k = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0);
-    write_gradient(grad_z, n, at, k.at_label, [&](int64_t i) {
+    const GradientTerms<float> k = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0);
+    write_gradient(grad_z, n, labels, k.at_label, [&](int64_t i) {
       return student_gradient(k, load(e.a + i), load(e.a_T + i), load(e.b_T + i));
     });
   }
   if (grad_t != nullptr && !p.joint) {
-    const GradientTerms k = terms(p.ce_t, p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, 0.0);
-    write_gradient(grad_t, n, at, k.at_label, [&](int64_t i) {
+    const GradientTerms<float> k = terms(p.ce_t, p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, 0.0);
+    write_gradient(grad_t, n, labels, k.at_label, [&](int64_t i) {
       return student_gradient(k, load(e.b + i), load(e.b_T + i), load(e.a_T + i));
     });
   }
   if (grad_t != nullptr && p.joint) {
-    const GradientTerms k = terms(p.ce_t, p.kl_z, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
-    write_gradient(grad_t, n, at, k.at_label, [&](int64_t i) {
+    const GradientTerms<float> k = terms(p.ce_t, p.kl_z, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
+    write_gradient(grad_t, n, labels, k.at_label, [&](int64_t i) {
       const int64_t count = n - i < kLanes ? n - i : kLanes;
       const Vec a = load_up_to(z + i, count, 0.0f) - max_z;
       const Vec b = load_up_to(t + i, count, 0.0f) - max_t;
@@ -157,8 +220,13 @@ ACT_HD void one_row(const PairLoss& p, int64_t row, const RowExponentials& e) {
   }
 }
 
+#include "few_classes.h"
+
 template <class T>
 void pair_loss_of(const PairLoss& p, int64_t begin, int64_t end) {
+  if (p.classes <= kFewClasses) {
+    return rows_in_lanes<T>(p, begin, end);
+  }
   const int64_t padded = (p.classes + kLanes - 1) / kLanes * kLanes;
   float* scratch = thread_scratch(4 * padded);
   RowExponentials e{scratch, scratch + padded, scratch + 2 * padded, scratch + 3 * padded};

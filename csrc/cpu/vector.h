@@ -239,15 +239,20 @@ ACT_HD Vec square_root(Vec v) {
 #endif
 }
 
+// log(v) for normal v > 0 (Cephes' logf).
+ACT_HD Vec log_positive(Vec v) {
+  const VecBits bits = bits_as<VecBits>(v);
+  const Vec m = bits_as<Vec>((bits & 0x7fffffu) | 0x3f000000u);
+  const auto small = m < 0.70710678f;
+  const Vec e = __builtin_convertvector(bits_as<VecInt>(bits >> 23) - 126 + bits_as<VecInt>(small), Vec);
+  return log_of(small ? m + m : m, e);
+}
+
 // N(0, 1) from the high 24 bits of random words, as floats.
 ACT_HD Vec normal(Vec steps) {
   const Vec q = (steps - 0x1p23f + 0.5f) * 0x1p-24f;
   const Vec size = q < 0.0f ? -q : q;
-  const VecBits bits = bits_as<VecBits>(0.5f - size);
-  const Vec m = bits_as<Vec>((bits & 0x7fffffu) | 0x3f000000u);
-  const auto small = m < 0.70710678f;
-  const Vec e = __builtin_convertvector(bits_as<VecInt>(bits >> 23) - 126 + bits_as<VecInt>(small), Vec);
-  const Vec tail = normal_tail(square_root(-log_of(small ? m + m : m, e)));
+  const Vec tail = normal_tail(square_root(-log_positive(0.5f - size)));
   return size <= 0.425f ? normal_centre(q) : (q < 0.0f ? -tail : tail);
 }
 

@@ -1,4 +1,4 @@
-// act_loss and kl_ce_loss: one kernel for every loss and gradient of a row, and a small one for act_loss's batch means.
+// act_loss and kl_ce_loss: one kernel for every loss and gradient of a row, and small ones for the batch's sums and for backward.
 //
 // A row passes three times: maxima, sums of exponentials, gradients. Only the first pass reads the logits from memory. Up
 // to about 2,000 classes they and then their exponentials stay in registers; up to what two rows may take of shared memory
@@ -129,12 +129,13 @@ struct Place {
 
 // The homes of a row between its passes, for the packs of one thread:
 //   maxima(top)            raises top[0] and top[1] to the logits of z and t; the first pass, and the first sight of them
-//   each(scale, body)      body(element, exists) for all elements; the second pass
+//   each(scale, body)      body(element, j) for all elements, j their number in the row; the second pass
 //   each_pack(scale, body) body(pack's number, at), where at(e) is element e of its N; the third
 // kBlocks is how many blocks a multiprocessor should hold: the most that need no register spilled.
 template <class T, int kThreads, int kPacks>
 struct InRegisters {
   static constexpr bool kShared = false;
+  static constexpr bool kLabelsAgain = false;
   static constexpr int kBlocks = kThreads <= 128 ? 5 : 2;
   static constexpr int N = kWidth<T>;
   Place<T> place;
@@ -164,9 +165,9 @@ struct InRegisters {
     for (int k = 0; k < kPacks; ++k) {
 #pragma unroll
       for (int e = 0; e < N; ++e) {
-        const bool exists = place.exists((k * kThreads + lane) * N + e - place.head);
-        kept[k * N + e] = Element(to_float(z[k].data[e]), to_float(t[k].data[e]), exists, scale);
-        body(kept[k * N + e], exists);
+        const int j = (k * kThreads + lane) * N + e - place.head;
+        kept[k * N + e] = Element(to_float(z[k].data[e]), to_float(t[k].data[e]), place.exists(j), scale);
+        body(kept[k * N + e], j);
       }
     }
   }
@@ -185,6 +186,7 @@ struct InRegisters {
 template <class T, int kThreads, bool kInShared>
 struct Streamed {
   static constexpr bool kShared = kInShared;
+  static constexpr bool kLabelsAgain = true;  // read again for the third pass: in registers they would spill others
   static constexpr int kBlocks = kThreads <= 256 ? 3 : 2;
   static constexpr int N = kWidth<T>;
   using P = Pack<T, N>;
@@ -199,7 +201,7 @@ struct Streamed {
   }
 
   __device__ __forceinline__ void maxima(float (&top)[2]) {
-#pragma unroll 2
+#pragma unroll(kShared ? 1 : 2)
     for (int pack = lane; pack < place.packs(); pack += kThreads) {
       const P of_z = place.load(place.z, pack);
       const P of_t = place.load(place.t, pack);
@@ -216,7 +218,7 @@ struct Streamed {
     each_pack(scale, [&](int pack, auto at) {
 #pragma unroll
       for (int e = 0; e < N; ++e) {
-        body(at(e), place.exists(pack * N + e - place.head));
+        body(at(e), pack * N + e - place.head);
       }
     });
   }
@@ -243,12 +245,44 @@ struct Streamed {
   }
 };
 
+// The row's target before smoothing: a row of `dense`, or the shares of two classes (of one, where they are the same).
+struct RowLabels {
+  const float* dense;
+  int first;
+  int second;
+  float first_share;
+  float second_share;
+  bool valid;
+};
+
+template <bool kDense>
+__device__ __forceinline__ RowLabels row_labels(const PairLoss& p, int64_t row) {
+  if constexpr (kDense) {
+    return {p.dense + row * p.classes, 0, 0, 0.0f, 0.0f, true};
+  }
+  const int64_t first = p.labels[row];
+  bool valid = first >= 0 && first < p.classes;
+  RowLabels result{nullptr, static_cast<int>(first), 0, 1.0f, 0.0f, valid};
+  if (p.other_labels != nullptr) {
+    const int64_t second = p.other_labels[row];
+    const float share = p.shares[row];
+    result.valid = valid = valid && second >= 0 && second < p.classes;
+    result.second = valid ? static_cast<int>(second) : 0;
+    result.first_share = first == second ? share + (1.0f - share) : share;
+    result.second_share = first == second ? 0.0f : 1.0f - share;
+  }
+  result.first = valid ? result.first : 0;
+  return result;
+}
+
 // Second pass.
-template <int kThreads, class Row>
-__device__ __forceinline__ RowSums<float> row_sums(const PairLoss& p, Row& values, const Scale& scale, float* scratch) {
+template <bool kDense, int kThreads, class Row>
+__device__ __forceinline__ RowSums<float> row_sums(
+    const PairLoss& p, Row& values, const Scale& scale, float* scratch, const RowLabels& labels, RowTarget<float>& u) {
   float sums[6] = {};
   float totals[2] = {};
-  values.each(scale, [&](const Element& v, bool exists) {
+  float dots[3] = {};
+  values.each(scale, [&](const Element& v, int j) {
     sums[0] += v.exp_a;
     sums[1] += v.exp_b;
     sums[2] += v.exp_a_T;
@@ -256,26 +290,54 @@ __device__ __forceinline__ RowSums<float> row_sums(const PairLoss& p, Row& value
     sums[4] += v.exp_a_T * v.difference;
     sums[5] -= v.exp_b_T * v.difference;
     if (p.label_smoothing != 0.0f) {
+      const bool exists = values.place.exists(j);
       totals[0] += exists ? v.a : 0.0f;
       totals[1] += exists ? v.b : 0.0f;
+    }
+    if constexpr (kDense) {
+      const float share = values.place.exists(j) ? labels.dense[j] : 0.0f;
+      dots[0] += share_of(share, v.a);
+      dots[1] += share_of(share, v.b);
+      dots[2] += share;
     }
   });
   reduce<kThreads>(sums, scratch, Add{});
   if (p.label_smoothing != 0.0f) {
     reduce<kThreads>(totals, scratch + 6 * 32, Add{});
   }
+  if constexpr (kDense) {
+    reduce<kThreads>(dots, scratch + 8 * 32, Add{});
+    u = {dots[0], dots[1], dots[2], 0.0f};
+  }
   return {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], totals[0], totals[1]};
 }
 
-// Stores one pack of a gradient, and at_label less at element `label` of the pack, if it is one.
-template <class T>
-__device__ __forceinline__ void store_gradient(
-    const Place<T>& place, T* grad, int pack, float (&values)[kWidth<T>], int label, float at_label) {
-  constexpr int N = kWidth<T>;
+// `less` less at element `label` of the pack, if it is one.
+template <int N>
+__device__ __forceinline__ void subtract(float (&values)[N], int label, float less) {
   if (static_cast<unsigned>(label) < static_cast<unsigned>(N)) {
 #pragma unroll
     for (int e = 0; e < N; ++e) {
-      values[e] -= e == label ? at_label : 0.0f;
+      values[e] -= e == label ? less : 0.0f;
+    }
+  }
+}
+
+// Stores one pack of a gradient, at_label · u less.
+template <bool kDense, class T>
+__device__ __forceinline__ void store_gradient(
+    const Place<T>& place, T* grad, int pack, float (&values)[kWidth<T>], const RowLabels& u, float at_label) {
+  constexpr int N = kWidth<T>;
+  const int first = pack * N - place.head;
+  if constexpr (kDense) {
+#pragma unroll
+    for (int e = 0; e < N; ++e) {
+      values[e] -= place.exists(first + e) ? at_label * u.dense[first + e] : 0.0f;
+    }
+  } else {
+    subtract(values, u.first - first, at_label * u.first_share);
+    if (u.second_share != 0.0f) {
+      subtract(values, u.second - first, at_label * u.second_share);
     }
   }
   Pack<T, N> result;
@@ -293,16 +355,16 @@ struct Launch {
   bool aligned;
 };
 
-template <class T, int kThreads, int kRows, class Row>
+template <bool kDense, class T, int kThreads, int kRows, class Row>
 __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
     pair_loss_kernel(const __grid_constant__ PairLoss p, const __grid_constant__ Launch launch) {
   constexpr int N = kWidth<T>;
-  __shared__ float scratch[10 * 32];
+  __shared__ float scratch[13 * 32];
   extern __shared__ __align__(16) unsigned char shared[];
   const int lane = kRows == 1 ? threadIdx.x : threadIdx.x % kThreads;
   int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kThreads;
   // All lanes of a warp take part in its shuffles: those beyond the last row compute that row too and write nothing.
-  const bool written = row < p.rows;
+  const bool written = kRows == 1 || row < p.rows;
   row = written ? row : p.rows - 1;
   const int64_t start = row * p.classes;
   const int classes = static_cast<int>(p.classes);
@@ -313,35 +375,40 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
   Row values(place, lane, shared);
   float top[2] = {-INFINITY, -INFINITY};
   values.maxima(top);
-  const int64_t label = p.labels[row];
+  RowLabels labels = row_labels<kDense>(p, row);
   reduce<kThreads>(top, scratch, Max{});
-  const bool valid = label >= 0 && label < p.classes;
-  const int label_at = valid ? static_cast<int>(label) : 0;
-  T z_label{}, t_label{};
-  if (lane == 0) {
-    z_label = place.z[label_at];
-    t_label = place.t[label_at];
+  RowTarget<float> u{0.0f, 0.0f, 1.0f, labels.valid ? 0.0f : NAN};
+  if (!kDense && lane == 0) {
+    u.dot_a = share_of(labels.first_share, to_float(place.z[labels.first]) - top[0]);
+    u.dot_b = share_of(labels.first_share, to_float(place.t[labels.first]) - top[1]);
+    if (labels.second_share != 0.0f) {
+      u.dot_a += labels.second_share * (to_float(place.z[labels.second]) - top[0]);
+      u.dot_b += labels.second_share * (to_float(place.t[labels.second]) - top[1]);
+    }
   }
   const Scale scale{top[0], top[1], launch.inverse_T, launch.log2e_T};
-  const RowSums<float> s = row_sums<kThreads>(p, values, scale, scratch + 2 * 32);
+  const RowSums<float> s = row_sums<kDense, kThreads>(p, values, scale, scratch + 2 * 32, labels, u);
 
-  if (lane == 0 && written) {
-    const Losses loss = row_losses<float>(p, s, to_float(z_label) - top[0], to_float(t_label) - top[1], valid);
+  if (lane == 0 && written && p.loss_z != nullptr) {
+    const Losses<float> loss = row_losses<float>(p, s, u, [](float v) { return logf(v); });
     p.loss_z[row] = loss.z;
     if (p.loss_t != nullptr) {
       p.loss_t[row] = loss.t;
     }
   }
 
+  if constexpr (Row::kLabelsAgain) {
+    labels = row_labels<kDense>(p, row);
+  }
   const float inverse_a_T = inverse_fast(s.exp_a_T);
   const float inverse_b_T = inverse_fast(s.exp_b_T);
   auto terms = [&](float ce, float kl, float sum, float own_T, float other_T, float cross) {
-    const float factor = valid ? p.grad_scale : NAN;
-    return gradient_terms<float>(
-        factor, ce, kl, p.temperature, p.label_smoothing, classes, inverse_fast(sum), own_T, other_T, cross);
+    const float factor = labels.valid ? p.grad_scale : NAN;
+    return gradient_terms<float, float, float>(
+        factor, ce, kl, p.temperature, p.label_smoothing, classes, u.mass, inverse_fast(sum), own_T, other_T, cross);
   };
-  const GradientTerms of_z = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0f);
-  const GradientTerms of_t = terms(p.ce_t, p.joint ? p.kl_z : p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
+  const GradientTerms<float> of_z = terms(p.ce_z, p.kl_z, s.exp_a, inverse_a_T, inverse_b_T, 0.0f);
+  const GradientTerms<float> of_t = terms(p.ce_t, p.joint ? p.kl_z : p.kl_t, s.exp_b, inverse_b_T, inverse_a_T, s.cross_b);
   T* grad_z = p.grad_z != nullptr && written ? static_cast<T*>(p.grad_z) + start : nullptr;
   T* grad_t = p.grad_t != nullptr && written ? static_cast<T*>(p.grad_t) + start : nullptr;
   if (p.grad_z != nullptr || p.grad_t != nullptr) {
@@ -354,32 +421,62 @@ __global__ void __launch_bounds__(kThreads * kRows, Row::kBlocks)
         to_t[e] = p.joint ? teacher_gradient(of_t, v.exp_b, v.exp_b_T, -v.difference)
                           : student_gradient(of_t, v.exp_b, v.exp_b_T, v.exp_a_T);
       }
-      const int in_pack = label_at - (pack * N - head);
       if (grad_z != nullptr) {
-        store_gradient(place, grad_z, pack, to_z, in_pack, of_z.at_label);
+        store_gradient<kDense>(place, grad_z, pack, to_z, labels, of_z.at_label);
       }
       if (grad_t != nullptr) {
-        store_gradient(place, grad_t, pack, to_t, in_pack, of_t.at_label);
+        store_gradient<kDense>(place, grad_t, pack, to_t, labels, of_t.at_label);
       }
     });
   }
 }
 
-// means[i] = mean of the rows' losses, z's in block 0 and t's in block 1, added up in double and in a fixed order.
-constexpr int kMeanThreads = 512;
+// *sums.z = share · Σ values.z and likewise t, a block each, added up in double and in a fixed order.
+constexpr int kSumThreads = 512;
 
-__global__ void __launch_bounds__(kMeanThreads)
-    mean_kernel(const float* loss_z, const float* loss_t, int64_t rows, float* means) {
-  const float* losses = blockIdx.x == 0 ? loss_z : loss_t;
+__global__ void __launch_bounds__(kSumThreads)
+    sum_kernel(const __grid_constant__ RowValues values, int64_t rows, double share, const __grid_constant__ Sums sums) {
+  const float* mine = blockIdx.x == 0 ? values.z : values.t;
   double total[1] = {};
 #pragma unroll 4
-  for (int64_t row = threadIdx.x; row < rows; row += kMeanThreads) {
-    total[0] += losses[row];
+  for (int64_t row = threadIdx.x; row < rows; row += kSumThreads) {
+    total[0] += mine[row];
   }
   __shared__ double scratch[32];
-  reduce<kMeanThreads>(total, scratch, Add{});
+  reduce<kSumThreads>(total, scratch, Add{});
   if (threadIdx.x == 0) {
-    means[blockIdx.x] = static_cast<float>(total[0] / static_cast<double>(rows));
+    *(blockIdx.x == 0 ? sums.z : sums.t) = static_cast<float>(share * total[0]);
+  }
+}
+
+// Both gradients times one factor, every other block's each; they find on the device that it is 1, and then touch nothing.
+constexpr int kRescaleThreads = 256;
+
+template <class T>
+__global__ void __launch_bounds__(kRescaleThreads) rescale_kernel(const __grid_constant__ Rescale r, bool aligned) {
+  constexpr int N = kWidth<T>;
+  const int side = blockIdx.x % 2;
+  T* grad = static_cast<T*>(r.grads[side]);
+  if (grad == nullptr) {
+    return;
+  }
+  const float factor = r.scale * *r.factor;
+  if (factor == 1.0f) {
+    return;
+  }
+  const int64_t whole = aligned ? r.elements / N : 0;
+  const int64_t step = static_cast<int64_t>(gridDim.x / 2) * kRescaleThreads;
+  const int64_t thread = static_cast<int64_t>(blockIdx.x / 2) * kRescaleThreads + threadIdx.x;
+  for (int64_t pack = thread; pack < whole; pack += step) {
+    Pack<T, N> values = load_pack<N>(grad + pack * N);
+#pragma unroll
+    for (int e = 0; e < N; ++e) {
+      values.data[e] = from_float<T>(factor * to_float(values.data[e]));
+    }
+    store_pack(grad + pack * N, values);
+  }
+  for (int64_t i = whole * N + thread; i < r.elements; i += step) {
+    grad[i] = from_float<T>(factor * to_float(grad[i]));
   }
 }
 
@@ -413,10 +510,10 @@ cudaError_t allow_shared(Kernel kernel, int device, int64_t room) {
   return error;
 }
 
-template <class T, int kThreads, int kRows, class Row>
-cudaError_t launch(const PairLoss& p, int device, cudaStream_t stream) {
+template <bool kDense, class T, int kThreads, int kRows, class Row>
+cudaError_t launch_rows_of(const PairLoss& p, int device, cudaStream_t stream) {
   constexpr int N = kWidth<T>;
-  const auto kernel = pair_loss_kernel<T, kThreads, kRows, Row>;
+  const auto kernel = pair_loss_kernel<kDense, T, kThreads, kRows, Row>;
   size_t shared = 0;
   if (Row::kShared) {
     shared = row_bytes<T>(p.classes);
@@ -432,6 +529,12 @@ cudaError_t launch(const PairLoss& p, int device, cudaStream_t stream) {
   const int64_t blocks = (p.rows + kRows - 1) / kRows;
   kernel<<<static_cast<unsigned>(blocks), kThreads * kRows, shared, stream>>>(p, arguments);
   return cudaGetLastError();
+}
+
+template <class T, int kThreads, int kRows, class Row>
+cudaError_t launch(const PairLoss& p, int device, cudaStream_t stream) {
+  return p.dense != nullptr ? launch_rows_of<true, T, kThreads, kRows, Row>(p, device, stream)
+                            : launch_rows_of<false, T, kThreads, kRows, Row>(p, device, stream);
 }
 
 template <class T>
@@ -462,9 +565,14 @@ cudaError_t launch_for(const PairLoss& p, cudaStream_t stream) {
   return launch<T, 256, 1, Streamed<T, 256, false>>(p, device, stream);
 }
 
-cudaError_t launch_rows(const PairLoss& p, cudaStream_t stream) {
+}  // namespace
+
+cudaError_t launch_pair_loss(const PairLoss& p, cudaStream_t stream) {
   if (p.classes > (int64_t{1} << 30) || p.rows > (int64_t{1} << 31) - 1) {
     return cudaErrorInvalidValue;
+  }
+  if (p.rows == 0) {
+    return cudaSuccess;
   }
   switch (p.dtype) {
     case DType::float32:
@@ -478,15 +586,33 @@ cudaError_t launch_rows(const PairLoss& p, cudaStream_t stream) {
   }
 }
 
-}  // namespace
-
-cudaError_t launch_pair_loss(const PairLoss& p, float* means, cudaStream_t stream) {
-  const cudaError_t error = launch_rows(p, stream);
-  if (error != cudaSuccess || means == nullptr) {
-    return error;
-  }
-  mean_kernel<<<2, kMeanThreads, 0, stream>>>(p.loss_z, p.loss_t, p.rows, means);
+cudaError_t launch_sums(const RowValues& values, int64_t rows, double share, const Sums& sums, cudaStream_t stream) {
+  const unsigned blocks = sums.t == nullptr ? 1 : 2;
+  sum_kernel<<<blocks, kSumThreads, 0, stream>>>(values, rows, share, sums);
   return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t launch_rescale_of(const Rescale& r, cudaStream_t stream) {
+  constexpr int N = kWidth<T>;
+  constexpr int64_t kMostBlocks = 2048;
+  const bool aligned = is_aligned<T, N>(r.grads[0]) && is_aligned<T, N>(r.grads[1]);
+  const int64_t blocks = std::min<int64_t>((r.elements / N + kRescaleThreads) / kRescaleThreads, kMostBlocks);
+  rescale_kernel<T><<<static_cast<unsigned>(2 * blocks), kRescaleThreads, 0, stream>>>(r, aligned);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_rescale(const Rescale& r, cudaStream_t stream) {
+  switch (r.dtype) {
+    case DType::float32:
+      return launch_rescale_of<float>(r, stream);
+    case DType::float16:
+      return launch_rescale_of<__half>(r, stream);
+    case DType::bfloat16:
+      return launch_rescale_of<__nv_bfloat16>(r, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace act

@@ -1,7 +1,5 @@
-// From tensors to the kernels' plain arguments, for the CPU's and CUDA's registration alike. Only libtorch's stable ABI
-// is used here and beside: one binary serves every torch from 2.11 on.
-//
-// The tensors come from act_kernels/native.py, validated: images dense and of one layout, logits and labels contiguous.
+// From tensors to the kernels' plain arguments. Only libtorch's stable ABI is used here and beside: one binary serves every
+// torch from 2.11 on.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -9,7 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
-#include <stdexcept>
+#include <string>
 
 #include "../arguments.h"
 
@@ -24,79 +22,64 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-inline DType dtype_of(const Tensor& t) {
+// What a kernel computes in: false for every other dtype.
+inline bool dtype_of(const Tensor& t, DType& dtype) {
   switch (t.scalar_type()) {
     case ScalarType::Float:
-      return DType::float32;
+      dtype = DType::float32;
+      return true;
     case ScalarType::Half:
-      return DType::float16;
+      dtype = DType::float16;
+      return true;
     case ScalarType::BFloat16:
-      return DType::bfloat16;
-    case ScalarType::Byte:
-      return DType::uint8;
+      dtype = DType::bfloat16;
+      return true;
     default:
-      throw std::runtime_error("act_kernels: no native kernel for this dtype");
+      return false;
   }
 }
 
-// One value for all, or a float32 tensor with one for each sample or channel.
-inline void assign(const OptionalTensor& tensor, double number, const float*& several, float& one) {
-  several = tensor.has_value() ? tensor->const_data_ptr<float>() : nullptr;
-  one = static_cast<float>(number);
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cuda() == b.is_cuda() && a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
 }
 
-inline void* data_or_null(const OptionalTensor& t) {
-  return t.has_value() ? t->mutable_data_ptr() : nullptr;
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) {
+    return false;
+  }
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) != b.size(i)) {
+      return false;
+    }
+  }
+  return true;
 }
 
-// The images and the bounds; the step and the radius, or the noise's scale, are the caller's to add.
-inline ImageStep image_step(
-    const Tensor& out,
-    const Tensor& x_adv,
-    const Tensor& grad,
-    const Tensor& x,
-    const OptionalTensor& lowers,
-    double lower,
-    const OptionalTensor& uppers,
-    double upper) {
-  ImageStep s{};
-  s.out = out.mutable_data_ptr();
-  s.x_adv = x_adv.const_data_ptr();
-  s.grad = grad.const_data_ptr();
-  s.x = x.const_data_ptr();
-  s.dtype = dtype_of(x_adv);
-  s.grad_dtype = dtype_of(grad);
-  s.x_dtype = dtype_of(x);
-  assign(lowers, lower, s.lowers, s.lower);
-  assign(uppers, upper, s.uppers, s.upper);
-  s.samples = x.size(0);
-  s.sample_size = s.samples == 0 ? 0 : x.numel() / s.samples;
-  s.channels = x.dim() > 1 ? x.size(1) : 1;
-  s.inner = s.channels == 0 || !x.is_contiguous() ? 1 : s.sample_size / s.channels;
-  return s;
+// The order of a dense tensor's dimensions in memory: as they are numbered, or with the channels last.
+enum class Layout { contiguous, channels_last, other };
+
+inline Layout layout_of(const Tensor& t) {
+  if (t.is_contiguous()) {
+    return Layout::contiguous;
+  }
+  if (t.dim() != 4 && t.dim() != 5) {
+    return Layout::other;
+  }
+  int64_t expected = 1;
+  auto fits = [&](int64_t i) {
+    const bool fit = t.size(i) == 1 || t.stride(i) == expected;
+    expected *= t.size(i);
+    return fit;
+  };
+  bool all = fits(1);
+  for (int64_t i = t.dim() - 1; i >= 2; --i) {
+    all = fits(i) && all;
+  }
+  return fits(0) && all ? Layout::channels_last : Layout::other;
 }
 
-// What both losses have in common; weights, losses and means are the caller's to add.
-inline PairLoss pair_loss(
-    const Tensor& z,
-    const Tensor& t,
-    const Tensor& labels,
-    double temperature,
-    double grad_scale,
-    const OptionalTensor& grad_z,
-    const OptionalTensor& grad_t) {
-  PairLoss p{};
-  p.z = z.const_data_ptr();
-  p.t = t.const_data_ptr();
-  p.labels = labels.const_data_ptr<int64_t>();
-  p.dtype = dtype_of(z);
-  p.rows = z.size(0);
-  p.classes = z.size(1);
-  p.temperature = static_cast<float>(temperature);
-  p.grad_scale = static_cast<float>(grad_scale);
-  p.grad_z = data_or_null(grad_z);
-  p.grad_t = data_or_null(grad_t);
-  return p;
+inline bool is_vector(const Tensor& t, ScalarType type, int64_t length, const Tensor& like) {
+  return t.scalar_type() == type && t.dim() == 1 && t.size(0) == length && t.is_contiguous() && same_device(t, like);
 }
 
 }  // namespace act

@@ -17,8 +17,7 @@ def same_place(name: str, t: Tensor, like_name: str, like: Tensor) -> None:
     """`t` has the shape and device of `like`."""
     if t.shape != like.shape:
         raise ValueError(f"{name}: expected the shape of {like_name}, {tuple(like.shape)}, got {tuple(t.shape)}")
-    if t.device != like.device:
-        raise ValueError(f"{name}: expected the device of {like_name}, {like.device}, got {t.device}")
+    same_device_as(name, t, like_name, like)
 
 
 def same_dtype(name: str, t: Tensor, like_name: str, like: Tensor) -> None:
@@ -76,18 +75,70 @@ def temperature(value: float) -> None:
         raise ValueError(f"temperature: expected a finite value > 0, got {value}")
 
 
-def logits_pair(name: str, logits: Tensor, other_name: str, other: Tensor, labels: Tensor) -> None:
+def logits_pair(name: str, logits: Tensor, other_name: str, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as matrices of the wider one's dtype."""
     float_tensor(name, logits)
+    float_tensor(other_name, other)
     if logits.dim() != 2 or logits.shape[1] < 1:
         raise ValueError(f"{name}: expected shape [B, C] with at least one class, got {tuple(logits.shape)}")
     same_place(other_name, other, name, logits)
-    same_dtype(other_name, other, name, logits)
+    if other.dtype != logits.dtype:
+        wide = torch.promote_types(logits.dtype, other.dtype)
+        return logits.to(wide), other.to(wide)
+    return logits, other
+
+
+Labels = Tensor | tuple[Tensor, Tensor, float | Tensor]
+"""Class indices [B]; two of them with the first's share, (labels, other_labels, share); or distributions [B, C]."""
+
+
+def targets(labels: Labels, name: str, logits: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Labels of any kind as the raw ops take them, (labels, other_labels, shares); labels None: shares [B, C]."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if isinstance(labels, (tuple, list)):
+        if len(labels) != 3:
+            raise ValueError(
+                f"labels: expected a pair with a share, (labels, other_labels, share), got {len(labels)} parts"
+            )
+        first, second, share = labels
+        for part in (first, second):
+            _class_indices(part, name, logits)
+        rows = logits.shape[:1]
+        if isinstance(share, Tensor):
+            if share.shape not in ((), rows):
+                raise ValueError(f"labels: expected a share a row, shape {tuple(rows)}, got {tuple(share.shape)}")
+            same_device_as("labels", share, name, logits)
+            if share.is_cpu and share.numel() and not bool(((share >= 0) & (share <= 1)).all()):
+                raise ValueError("labels: expected shares in [0, 1]")
+            shares = share.detach().to(dtype).expand(rows)
+        else:
+            in_range("labels: share", share, 0, 1)
+            shares = torch.full(rows, float(share), dtype=dtype, device=logits.device)
+        return first, second, shares
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"labels: expected distributions of {name}'s shape, {tuple(logits.shape)}, got {tuple(labels.shape)}"
+            )
+        same_device_as("labels", labels, name, logits)
+        return None, None, labels.detach().to(dtype)
+    _class_indices(labels, name, logits)
+    return labels, None, None
+
+
+def _class_indices(labels: Tensor, name: str, logits: Tensor) -> None:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels: expected int64 class indices, got {type(labels).__name__}")
     if labels.dtype != torch.int64:
         raise TypeError(f"labels: expected int64 class indices, got {_dtype(labels)}")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"labels: expected one label a row, shape ({logits.shape[0]},), got {tuple(labels.shape)}")
-    if labels.device != logits.device:
-        raise ValueError(f"labels: expected the device of {name}, {logits.device}, got {labels.device}")
+    same_device_as("labels", labels, name, logits)
+
+
+def same_device_as(name: str, t: Tensor, like_name: str, like: Tensor) -> None:
+    if t.device != like.device:
+        raise ValueError(f"{name}: expected the device of {like_name}, {like.device}, got {t.device}")
 
 
 def _dtype(t: Tensor) -> str:

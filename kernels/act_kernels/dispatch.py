@@ -7,6 +7,9 @@ A backend is a module that has
 * `why_not(op, device, dtype) -> str | None`: why it cannot run that op there, or None when it can. `device` is a
   torch.device, `dtype` the widest of the images and the gradient, or of the logits.
 
+A function named in a backend's `CHECKING` looks at its arguments itself and returns None for those that it does not
+take: `ops.direct` calls it with a user's own, which then are validated only where it declined.
+
 To add a backend, write such a module and name it in `BACKENDS` and `_AUTOMATIC`. To add an op to a backend, write the
 function and let `why_not` return None for it. The caller (`ops.py`) has validated the arguments and brought all images
 to one layout and all logits to contiguous rows. Modules are imported on first use, so that importing this package loads
@@ -28,7 +31,10 @@ BACKENDS = ("reference", "native", "triton")
 _AUTOMATIC = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 
 _selected: str | None = None
-_chosen: dict[tuple, Callable] = {}  # the functions that `implementation` found since the last use_backend
+# What `implementation` found since the last use_backend: the functions, and by (op, on the CPU, device's index) those
+# that look at their arguments themselves.
+_chosen: dict[tuple, Callable] = {}
+checking: dict[tuple[str, bool, int], Callable] = {}
 
 
 class use_backend:
@@ -44,7 +50,7 @@ class use_backend:
             raise ValueError(f"use_backend: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}, auto")
         self._former = _selected
         _selected = None if name == "auto" else name
-        _chosen.clear()
+        _forget()
 
     def __enter__(self) -> None:
         return None
@@ -52,7 +58,12 @@ class use_backend:
     def __exit__(self, *_exception) -> None:
         global _selected
         _selected = self._former
-        _chosen.clear()
+        _forget()
+
+
+def _forget() -> None:
+    _chosen.clear()
+    checking.clear()
 
 
 def _module(backend: str) -> ModuleType:
@@ -89,7 +100,10 @@ def implementation(op: str, *tensors: torch.Tensor) -> Callable:
     key = (op, tensors[0].device, *(t.dtype for t in tensors))
     if key not in _chosen:
         widest = max(key[2:], key=lambda dtype: dtype.itemsize)
-        _chosen[key] = getattr(_module(_choose(op, key[1], widest)), op)
+        module = _module(_choose(op, key[1], widest))
+        _chosen[key] = getattr(module, op)
+        if op in getattr(module, "CHECKING", ()):
+            checking[op, tensors[0].is_cpu, tensors[0].get_device()] = _chosen[key]
     return _chosen[key]
 
 

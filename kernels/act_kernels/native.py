@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from .build_record import FOLDER, torch_ops, why_left_out
+from .reference.kl_ce_loss import NO_LOSS, ONE_A_ROW
 
+CHECKING = ("pgd_step", "act_loss", "kl_ce_loss")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -97,9 +99,9 @@ def pgd_step(
     lower: float | Tensor,
     upper: float | Tensor,
     norm: str,
-) -> None:
-    """See `act_kernels.reference.pgd_step`."""
-    torch_ops.pgd_step.native(
+) -> bool:
+    """See `act_kernels.reference.pgd_step`; whether the kernel took the arguments."""
+    return torch_ops.pgd_step.native(
         out, x_adv, grad, x, *_pair(step_size), *_pair(eps), *_pair(lower), *_pair(upper), norm == "l2"
     )
 
@@ -121,47 +123,62 @@ def random_start(
 def act_loss(
     robust_logits: Tensor,
     natural_logits: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
+    other_labels: Tensor | None,
+    shares: Tensor | None,
     robust_alpha: float,
     natural_alpha: float,
     temperature: float,
     grad_scale: float,
     robust_grad: bool,
     natural_grad: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """See `act_kernels.reference.act_loss`."""
-    losses = robust_logits.new_empty(2, dtype=torch.float32)
-    grads = _gradients(robust_logits, robust_grad), _gradients(natural_logits, natural_grad)
-    torch_ops.act_loss.native(
-        losses, *grads, robust_logits, natural_logits, labels, robust_alpha, natural_alpha, temperature, grad_scale
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None:
+    """See `act_kernels.reference.act_loss`; None where the kernel did not take the arguments."""
+    results = (
+        robust_logits.new_empty((), dtype=torch.float32),
+        robust_logits.new_empty((), dtype=torch.float32),
+        torch.empty_like(robust_logits) if robust_grad else None,
+        torch.empty_like(natural_logits) if natural_grad else None,
     )
-    return losses, *grads
+    numbers = (robust_alpha, natural_alpha, temperature, grad_scale)
+    taken = torch_ops.act_loss.native(*results, robust_logits, natural_logits, labels, other_labels, shares, *numbers)
+    return results if taken else None
 
 
 def kl_ce_loss(
     logits: Tensor,
     target_logits: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
+    other_labels: Tensor | None,
+    shares: Tensor | None,
     kl_weight: float,
     ce_weight: float,
     target_ce_weight: float,
     temperature: float,
     label_smoothing: float,
     grad_scale: float,
+    reduction: int,
     logits_grad: bool,
     target_grad: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """See `act_kernels.reference.kl_ce_loss`."""
-    losses = logits.new_empty(len(labels), dtype=torch.float32)
-    grads = _gradients(logits, logits_grad), _gradients(target_logits, target_grad)
-    weights = (kl_weight, ce_weight, target_ce_weight, temperature, label_smoothing, grad_scale)
-    torch_ops.kl_ce_loss.native(losses, *grads, logits, target_logits, labels, *weights)
-    return losses, *grads
+) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+    """See `act_kernels.reference.kl_ce_loss`; None where the kernel did not take the arguments."""
+    losses = None
+    if reduction != NO_LOSS:
+        losses = logits.new_empty(logits.shape[:1] if reduction == ONE_A_ROW else (), dtype=torch.float32)
+    results = (
+        losses,
+        torch.empty_like(logits) if logits_grad else None,
+        torch.empty_like(target_logits) if target_grad else None,
+    )
+    numbers = (kl_weight, ce_weight, target_ce_weight, temperature, label_smoothing, grad_scale, reduction)
+    taken = torch_ops.kl_ce_loss.native(*results, logits, target_logits, labels, other_labels, shares, *numbers)
+    return results if taken else None
+
+
+def rescale_(first: Tensor | None, second: Tensor | None, factor: Tensor, scale: float) -> None:
+    """See `act_kernels.reference.rescale_`; CUDA alone."""
+    torch_ops.rescale_.native(first, second, factor, scale)
 
 
 def _pair(value: float | Tensor) -> tuple[Tensor | None, float]:
     return (value, 0.0) if isinstance(value, Tensor) else (None, value)
-
-
-def _gradients(logits: Tensor, wanted: bool) -> Tensor | None:
-    return torch.empty_like(logits) if wanted else None

@@ -4,18 +4,23 @@ Arguments that are "a number or a tensor" to the user are a pair here, (Tensor? 
 when it is there. The raw ops have no derivative; `losses.py` attaches the gradients that they return.
 
 `NAME` is the op that everybody calls, on any backend. `NAME.native` is the native library's kernel alone (csrc/ops),
-which writes into tensors that it is given, all of one layout; `native.py` loads the library and calls it.
-To add an op: its two schemas here; its function in csrc/ops/cpu.cpp and cuda.cpp, named in the list at their end; the
+which writes into tensors that it is given, all of one layout, and says whether it took them; `native.py` loads the
+library and calls it.
+To add an op: its two schemas here; its function in csrc/ops/ops.h, and what runs it in cpu.cpp and cuda.cpp; the
 functions of that name in `reference`, `native` and `triton`; its name in `dispatch.OPS`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from . import reference
 from .build_record import NAMESPACE, torch_ops
-from .dispatch import implementation
+from .dispatch import checking, implementation
+from .reference.kl_ce_loss import NO_LOSS, ONE_A_ROW
 
 _IMAGE_ARGUMENTS = (
     "Tensor grad, Tensor x, Tensor? step_sizes, float step_size, Tensor? epsilons, float eps, "
@@ -28,48 +33,67 @@ _library.define(
     "random_start_(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
     "Tensor? lowers, float lower, Tensor? uppers, float upper) -> ()"
 )
+_LABELS = "Tensor? labels, Tensor? other_labels, Tensor? shares"
 _library.define(
-    "act_loss(Tensor robust_logits, Tensor natural_logits, Tensor labels, float robust_alpha, float natural_alpha, "
-    "float temperature, float grad_scale, bool robust_grad, bool natural_grad) -> (Tensor, Tensor, Tensor)"
+    f"act_loss(Tensor robust_logits, Tensor natural_logits, {_LABELS}, float robust_alpha, float natural_alpha, "
+    "float temperature, float grad_scale, bool robust_grad, bool natural_grad) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "kl_ce_loss(Tensor logits, Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, "
-    "float target_ce_weight, float temperature, float label_smoothing, float grad_scale, bool logits_grad, "
-    "bool target_grad) -> (Tensor, Tensor, Tensor)"
+    f"kl_ce_loss(Tensor logits, Tensor target_logits, {_LABELS}, float kl_weight, float ce_weight, "
+    "float target_ce_weight, float temperature, float label_smoothing, float grad_scale, int reduction, "
+    "bool logits_grad, bool target_grad) -> (Tensor, Tensor, Tensor)"
 )
 
 _BOUNDS = "Tensor? lowers, float lower, Tensor? uppers, float upper"
 _library.define(
     "pgd_step.native(Tensor(a!) out, Tensor x_adv, Tensor grad, Tensor x, Tensor? step_sizes, float step_size, "
-    f"Tensor? epsilons, float eps, {_BOUNDS}, bool l2) -> ()"
+    f"Tensor? epsilons, float eps, {_BOUNDS}, bool l2) -> bool"
 )
 _library.define(
     "random_start_.native(Tensor(a!) out, Tensor x, Tensor key, int first, bool gaussian, Tensor? scales, float scale, "
-    f"{_BOUNDS}) -> ()"
+    f"{_BOUNDS}) -> bool"
 )
 _library.define(
-    "act_loss.native(Tensor(a!) losses, Tensor(b!)? robust_grad, Tensor(c!)? natural_grad, Tensor robust_logits, "
-    "Tensor natural_logits, Tensor labels, float robust_alpha, float natural_alpha, float temperature, "
-    "float grad_scale) -> ()"
+    "act_loss.native(Tensor(a!) robust, Tensor(b!) natural, Tensor(c!)? robust_grad, Tensor(d!)? natural_grad, "
+    f"Tensor robust_logits, Tensor natural_logits, {_LABELS}, float robust_alpha, float natural_alpha, "
+    "float temperature, float grad_scale) -> bool"
 )
 _library.define(
-    "kl_ce_loss.native(Tensor(a!) losses, Tensor(b!)? logits_grad, Tensor(c!)? target_grad, Tensor logits, "
-    "Tensor target_logits, Tensor labels, float kl_weight, float ce_weight, float target_ce_weight, float temperature, "
-    "float label_smoothing, float grad_scale) -> ()"
+    "kl_ce_loss.native(Tensor(a!)? losses, Tensor(b!)? logits_grad, Tensor(c!)? target_grad, Tensor logits, "
+    f"Tensor target_logits, {_LABELS}, float kl_weight, float ce_weight, float target_ce_weight, float temperature, "
+    "float label_smoothing, float grad_scale, int reduction) -> bool"
 )
+_library.define("rescale_.native(Tensor(a!)? first, Tensor(b!)? second, Tensor factor, float scale) -> bool")
 
 
 def eager(t: Tensor) -> bool:
     """Whether an op on `t` may be run by its function here, past the dispatcher, which costs as much as a small step.
 
-    Not under torch.compile, a functorch transform or a dispatch mode, nor on a subclass of Tensor: those see the op.
+    Not under torch.compile, a functorch transform, a dual level or a dispatch mode, nor on a subclass of Tensor: those
+    see the op.
     """
     return (
         type(t) is Tensor
         and not torch.compiler.is_compiling()
+        and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
     )
+
+
+def direct(op: str, t: Tensor, *others: Tensor) -> Callable | None:
+    """A function that runs `op` on a user's own arguments and returns None or False for those that it does not take.
+
+    None where there is no such function, or not yet: `implementation` finds it. Then, and where it declines, the long
+    way validates the arguments and lays them out.
+    """
+    function = checking.get((op, t.is_cpu, t.get_device())) if type(t) is Tensor else None
+    if function is None or not eager(t):
+        return None
+    for other in others:
+        if type(other) is not Tensor:
+            return None
+    return function
 
 
 def _layout(t: Tensor) -> torch.memory_format:
@@ -164,18 +188,21 @@ def _random_start_inplace(out: Tensor, x: Tensor, key: Tensor, first: int, gauss
         out.copy_(dense)
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
+def _check_labels(labels: Tensor | None, classes: int) -> None:
     """Range check where it costs no synchronisation; on a GPU a label out of range makes its row NaN instead."""
-    if labels.device.type == "cpu" and labels.numel():
+    if labels is not None and labels.device.type == "cpu" and labels.numel():
         low, high = torch.aminmax(labels)
         if low < 0 or high >= classes:
             raise ValueError(f"labels: expected values in [0, {classes}), got {int(low)} to {int(high)}")
 
 
-def _losses_and_gradients(op: str, first: Tensor, second: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    _check_labels(labels, first.shape[1])
-    losses, *gradients = implementation(op, first)(first.contiguous(), second.contiguous(), labels.contiguous(), *rest)
-    return (losses, *(first.new_empty(0) if g is None else g for g in gradients))
+def _losses_and_gradients(op: str, *arguments: Any) -> tuple[Tensor, ...]:
+    first, second, labels, other_labels, shares, *rest = arguments
+    for of in (labels, other_labels):
+        _check_labels(of, first.shape[1])
+    operands = (None if t is None else t.contiguous() for t in (first, second, labels, other_labels, shares))
+    results = implementation(op, first)(*operands, *rest)
+    return tuple(first.new_empty(0) if t is None else t for t in results)
 
 
 def act_loss(*arguments: Any) -> tuple[Tensor, ...]:
@@ -188,6 +215,13 @@ def kl_ce_loss(*arguments: Any) -> tuple[Tensor, ...]:
     return _losses_and_gradients("kl_ce_loss", *arguments)
 
 
+def rescale_(first: Tensor | None, second: Tensor | None, factor: Tensor, scale: float) -> None:
+    """Multiply the gradients by scale · factor (one number), in place; a factor of 1 moves nothing."""
+    grad = second if first is None else first
+    run = reference.rescale_ if grad.is_cpu else implementation("rescale_", grad)
+    run(first, second, factor, scale)
+
+
 def _pgd_step_fake(x_adv: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x_adv, memory_format=_layout(x_adv))
 
@@ -196,18 +230,25 @@ def _nothing_fake(*_: Any) -> None:
     return None
 
 
-def _losses_fake(shape: tuple[int, ...], logits: Tensor, *wanted: bool) -> tuple[Tensor, ...]:
+def _refused_fake(*_: Any) -> bool:
+    return False
+
+
+def _losses_fake(shapes: tuple[tuple[int, ...], ...], logits: Tensor, *wanted: bool) -> tuple[Tensor, ...]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    gradients = (logits.new_empty(logits.shape if want else 0) for want in wanted)
-    return (logits.new_empty(shape, dtype=dtype), *gradients)
+    losses = (logits.new_empty(shape, dtype=dtype) for shape in shapes)
+    return (*losses, *(logits.new_empty(logits.shape if want else 0) for want in wanted))
 
 
 def _act_loss_fake(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return _losses_fake((2,), logits, *rest[-2:])
+    return _losses_fake(((), ()), logits, *rest[-2:])
 
 
 def _kl_ce_loss_fake(logits: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return _losses_fake((logits.shape[0],), logits, *rest[-2:])
+    reduction = rest[-3]
+    if reduction == NO_LOSS:
+        return (logits.new_empty(0), *_losses_fake((), logits, *rest[-2:]))
+    return _losses_fake((logits.shape[:1] if reduction == ONE_A_ROW else (),), logits, *rest[-2:])
 
 
 def _without_derivative(op: str, written: bool):
@@ -234,6 +275,6 @@ for _name, _function, _fake in (
     _library.impl(_name, _without_derivative(_name, written=_name.endswith("_")), "Autograd")
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_library)
 
-for _name in ("pgd_step", "random_start_", "act_loss", "kl_ce_loss"):
+for _name in ("pgd_step", "random_start_", "act_loss", "kl_ce_loss", "rescale_"):
     _library.impl(f"{_name}.native", torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"{NAMESPACE}::{_name}.native", _nothing_fake, lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}.native", _refused_fake, lib=_library)

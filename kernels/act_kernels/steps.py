@@ -44,6 +44,13 @@ def pgd_step(
     x_adv's layout. Raises ValueError or TypeError naming the argument; a negative eps inside a GPU tensor is not
     looked for, since that would stop the host.
     """
+    run = ops.direct("pgd_step", x_adv, grad, x)
+    if run is not None and norm in _NORMS and not isinstance(eps, Tensor):
+        out = x_adv if inplace else torch.empty_like(x_adv)
+        if run(out, x_adv, grad, x, step_size, eps, lower, upper, norm):
+            if inplace:
+                torch.autograd.graph.increment_version(x_adv)
+            return out
     if grad is None:
         raise TypeError("grad: expected the gradient of the loss to x_adv, got None (was x_adv part of the graph?)")
     checks.choice("norm", norm, _NORMS)

@@ -79,14 +79,28 @@ def _softmax(z: np.ndarray) -> tuple[Exact, Exact]:
     return Exact(p, p * masked + _UNDERFLOW), log_p
 
 
+def targets(labels, rows: int, classes: int) -> np.ndarray:
+    """Each row's distribution: of class indices, of a pair with a share, or given."""
+    if isinstance(labels, tuple):
+        first, second, share = labels
+        share = np.broadcast_to(array(share), (rows,))[:, None]
+        return share * targets(first, rows, classes) + (1 - share) * targets(second, rows, classes)
+    if labels.is_floating_point():
+        return array(labels)
+    wanted = np.zeros((rows, classes))
+    wanted[np.arange(rows), labels.cpu().numpy()] = 1
+    return wanted
+
+
 def cross_entropy(z, labels, smoothing=0.0) -> tuple[Exact, Exact]:
     """Loss of each row, and its gradient."""
     z = array(z)
-    wanted = np.full(z.shape, smoothing / z.shape[1])
-    wanted[np.arange(len(z)), labels.cpu().numpy()] += 1 - smoothing
+    wanted = (1 - smoothing) * targets(labels, *z.shape) + smoothing / z.shape[1]
+    mass = wanted.sum(axis=1, keepdims=True)
     p, log_p = _softmax(z)
-    loss = Exact(-(wanted * log_p.value).sum(axis=1), (wanted * log_p.size).sum(axis=1))
-    return loss, Exact(p.value - wanted, p.size + wanted)
+    terms = np.where(wanted == 0, 0, wanted * np.where(wanted == 0, 0, log_p.value))
+    sizes = np.where(wanted == 0, 0, wanted * np.where(wanted == 0, 0, log_p.size))
+    return Exact(-terms.sum(axis=1), sizes.sum(axis=1)), Exact(mass * p.value - wanted, mass * p.size + wanted)
 
 
 def kl_divergence(target, z, temperature) -> tuple[Exact, Exact, Exact]:

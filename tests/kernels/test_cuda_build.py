@@ -48,7 +48,7 @@ def test_every_kernel_is_there_for_sm_80_and_sm_90(usage):
         "l2_sums_kernel": image_types * gradient_types,
         "l2_apply_kernel": image_types * gradient_types,
         "random_start_kernel": image_types,
-        "pair_loss_kernel": 3 * 6,
+        "pair_loss_kernel": 3 * 6 * 2,  # types, homes of a row, labels and distributions
     }
     for architecture in ("sm_80", "sm_90"):
         assert {kernel: counts[architecture, kernel] for kernel in _KERNELS} == per_architecture
@@ -77,7 +77,7 @@ def test_accesses_are_16_bytes_wide():
         loads[name] += ".128" in line and "LDG.E" in line
         stores[name] += ".128" in line and "STG.E" in line
     names = {name for name in loads if any(kernel in name for kernel in _KERNELS)}
-    assert len(names) == 3 * 18 + 6 + 18
+    assert len(names) == 3 * 18 + 6 + 36
     bytes_alone = {name for name in names if "random_start" in name and "hEEv" in name}  # one uint8 image: 4 or 8 bytes
     assert [name for name in names - bytes_alone if not loads[name]] == []
     assert [name for name in names if not stores[name] and "l2_sums" not in name] == []

@@ -34,7 +34,7 @@ def _mnemonics(sass: str) -> dict[str, Counter]:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """{(type, home of a row): instructions by mnemonic} of each pair_loss_kernel."""
+    """{(type, home of a row): instructions by mnemonic} of each pair_loss_kernel that takes labels."""
     cubin = tmp_path_factory.mktemp("sass") / "pair_loss.cubin"
     command = ["nvcc", "-O3", "-std=c++17", "-arch=sm_90", "-cubin", str(_SOURCE), "-o", str(cubin)]
     subprocess.run(command, check=True, capture_output=True)
@@ -43,7 +43,7 @@ def kernels(tmp_path_factory):
     named = {}
     for name, counts in _mnemonics(sass).items():
         kind = re.search(
-            r"pair_loss_kernelI(f|6__half|13__nv_bfloat16)Li(\d+)ELi\d+ENS0_\d+(InRegisters|Streamed)", name
+            r"pair_loss_kernelILb0E(f|6__half|13__nv_bfloat16)Li(\d+)ELi\d+ENS0_\d+(InRegisters|Streamed)", name
         )
         if kind:
             named[kind[1], kind[3], int(kind[2])] = counts

@@ -6,6 +6,7 @@ from kernel_variants import Variant, every_variant, relayout
 from torch.library import opcheck
 
 from act_kernels import act_loss, attack_grad, kl_ce_loss, pgd_step, random_start, trades_loss
+from act_kernels.reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW, SUM
 
 _OPS = torch.ops.act_kernels
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -65,11 +66,20 @@ def test_opcheck_random_start(variant, dtype, layout):
 def test_opcheck_losses(variant, dtype, layout):
     z, t, labels = _logits(dtype, device=variant.device)
     z, t = relayout(z, layout).requires_grad_(), relayout(t, layout)
-    for wanted in ((True, True), (True, False)):
+    kind = torch.promote_types(dtype, torch.float32)
+    pair, dense = torch.tensor([0.3, 1.0, 0.0, 0.5], dtype=kind), torch.rand(4, 7, dtype=kind)
+    pair, dense = pair.to(variant.device), dense.to(variant.device)
+    for wanted, target, reduction in (
+        ((True, True), (labels, None, None), MEAN),
+        ((True, False), (labels, labels.flip(0), pair), ONE_A_ROW),
+        ((False, True), (None, None, dense), SUM),
+    ):
         with variant.active("act_loss", dtype):
-            opcheck(_OPS.act_loss.default, (z, t, labels, 0.9, 0.5, 4.0, 0.25, *wanted))
+            opcheck(_OPS.act_loss.default, (z, t, *target, 0.9, 0.5, 4.0, 0.25, *wanted))
         with variant.active("kl_ce_loss", dtype):
-            opcheck(_OPS.kl_ce_loss.default, (z, t, labels, 0.9, 0.1, 0.3, 2.0, 0.1, 0.25, *wanted))
+            opcheck(_OPS.kl_ce_loss.default, (z, t, *target, 0.9, 0.1, 0.3, 2.0, 0.1, 0.25, reduction, *wanted))
+    with variant.active("kl_ce_loss", dtype):
+        opcheck(_OPS.kl_ce_loss.default, (z, t, labels, None, None, 0.9, 0.1, 0.3, 1.0, 0.0, 1.0, NO_LOSS, True, False))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

@@ -36,7 +36,7 @@ def _linf(dtype: str, grad: str = "*fp32", x: str = "*fp32", **changed: object) 
 def _rows(kernel: str, dtype: str, classes: int, act: bool, warps: int, columns: int) -> tuple:
     matrices = dict.fromkeys(("grad_first", "grad_second", "first", "second"), dtype)
     options = {"CLASSES": classes, "ROWS": max(1024 // columns, 1), "COLUMNS": columns, "ACT": act, "UNIT": False}
-    pointers = {"losses": "*fp32", "labels": "*i64", "rows": "i32"}
+    pointers = {"losses": "*fp32", "labels": "*i64", "other_labels": None, "shares": None, "rows": "i32"}
     return "kl_ce_loss", kernel, matrices | pointers | _WEIGHTS | options | {"num_warps": warps}
 
 

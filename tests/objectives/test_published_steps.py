@@ -10,6 +10,7 @@ from test_transcription import EPS, STEP_SIZE, kl, noise, smooth_ce
 from act_engine.attack import Attack
 from act_engine.config import from_mapping
 from act_engine.training.build import make_step
+from act_engine.training.seeds import stream
 from act_engine.training.trainer import Trainer
 
 STEPS_AN_EPOCH = 40  # of batch 32 in digits
@@ -135,3 +136,92 @@ def test_steps_of_n_fgsm_in_a_warm_up(tmp_path, monkeypatch):
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(start), labels), start)
         assert_close(seen[-1], (start.detach() + eps * gradient.sign()).clamp(0, 1), f"x_adv of step {step}")
         assert (seen[-1] - x).abs().max() > eps
+
+
+def test_three_steps_of_ares_with_mixed_labels(tmp_path, monkeypatch):
+    """Adversarial training with MixUp or CutMix as ARES has it (Liu et al., arXiv 2302.14301): AdamW, warm-up, average.
+
+    Loss and attack take the mixed and smoothed labels; in these three steps both kinds of mixing come.
+    """
+    decay, smoothing, betas, seed = 0.05, 0.1, (0.9, 0.999), 2
+    trainer = make_trainer(
+        tmp_path / "run",
+        {
+            "objective": {"name": "madry", "label_smoothing": smoothing},
+            "attack": {"eps": EPS, "step_size": STEP_SIZE, "steps": 3, "smooth_labels": True},
+            "data": {"name": "digits", "batch_size": 32},
+            "optim": {
+                **{"name": "adamw", "lr": 5e-4, "weight_decay": decay, "decayed": "matrices"},
+                **{"schedule": "cosine", "warmup_epochs": 5, "warmup_lr": 1e-6, "final_lr": 1e-5},
+            },
+            "train": {
+                **{"epochs": 300, "seed": seed, "device": "cpu", "ema": 0.9998},
+                **{"mixup": 0.8, "cutmix": 1.0},
+            },
+        },
+    )
+    learner, seen = trainer.learners["robust"], recorded(monkeypatch)
+    model = copy.deepcopy(learner.module)
+    average = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+    first, second, kinds = {}, {}, set()
+    for n, (images, labels) in zip(range(3), trainer.data.train.epoch(0), strict=False):
+        x = images.double()
+        loss = trainer.train_step(x, labels)["robust"]
+
+        random = np.random.default_rng(stream(seed, n, "mixing"))
+        _, which = random.random(2)
+        mixed, (height, width) = x.clone(), x.shape[2:]
+        if which < 0.5:
+            side = (1 - random.beta(1.0, 1.0)) ** 0.5
+            y_at, x_at = random.integers(0, (height, width))
+            half_y, half_x = int(height * side) // 2, int(width * side) // 2
+            rows = range(max(y_at - half_y, 0), min(y_at + half_y, height))
+            columns = range(max(x_at - half_x, 0), min(x_at + half_x, width))
+            for row in rows:
+                for column in columns:
+                    mixed[:, :, row, column] = x.flip(0)[:, :, row, column]
+            share = 1 - len(rows) * len(columns) / (height * width)
+            kinds.add("cutmix")
+        else:
+            share = random.beta(0.8, 0.8)
+            mixed = share * x + (1 - share) * x.flip(0)
+            kinds.add("mixup")
+        on, off = 1 - smoothing + smoothing / 10, smoothing / 10
+        one, other = (torch.full((32, 10), off, dtype=torch.float64) for _ in range(2))
+        one[range(32), labels], other[range(32), labels.flip(0)] = on, on
+        target = share * one + (1 - share) * other
+
+        def soft_ce(logits, target=target):
+            return -(target * logits.log_softmax(1)).sum(1)
+
+        model.eval()
+        x_adv = (mixed + EPS * noise(mixed, seed, n, gaussian=False)).clamp(0, 1)
+        for _ in range(3):
+            x_adv.requires_grad_()
+            (gradient,) = torch.autograd.grad(soft_ce(model(x_adv)).sum(), x_adv)
+            x_adv = x_adv.detach() + STEP_SIZE * gradient.sign()
+            x_adv = torch.min(torch.max(x_adv, mixed - EPS), mixed + EPS).clamp(0, 1)
+        model.train().zero_grad()
+        expected = soft_ce(model(x_adv)).mean()
+        expected.backward()
+        rate = 1e-6 + (5e-4 - 1e-6) * n / (5 * STEPS_AN_EPOCH)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if weight.dim() > 1:
+                    weight.mul_(1 - rate * decay)
+                first[name] = betas[0] * first.get(name, 0.0) + (1 - betas[0]) * weight.grad
+                second[name] = betas[1] * second.get(name, 0.0) + (1 - betas[1]) * weight.grad**2
+                size = (second[name] / (1 - betas[1] ** (n + 1))).sqrt() + 1e-8
+                weight -= rate * first[name] / (1 - betas[0] ** (n + 1)) / size
+            kept = (1 + n) / (10 + n)
+            for name in average:
+                average[name] = kept * average[name] + (1 - kept) * model.state_dict()[name]
+
+        assert_close(seen[-1], x_adv, f"x_adv of step {n}")
+        assert_close(loss, expected.detach(), f"loss of step {n}")
+        tensors, _ = learner.state_dict()
+        for kind, of in (("model", model.state_dict()), ("ema", average)):
+            for name, value in of.items():
+                if value.is_floating_point():
+                    assert_close(tensors[f"{kind}.{name}"], value, f"{kind}.{name} after step {n}")
+    assert kinds == {"mixup", "cutmix"}

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW
 from .images import on_device
 
 # 8 elements a thread: two 16-byte accesses of float32, one of float16, and registers for four exponentials of each.
@@ -26,28 +27,62 @@ _WIDEST = 4096
 def kl_ce_loss(
     logits: Tensor,
     target_logits: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
+    other_labels: Tensor | None,
+    shares: Tensor | None,
     kl_weight: float,
     ce_weight: float,
     target_ce_weight: float,
     temperature: float,
     label_smoothing: float,
     grad_scale: float,
+    reduction: int,
     logits_grad: bool,
     target_grad: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """`act_kernels.reference.kl_ce_loss` for float32, float16 and bfloat16."""
-    losses = torch.empty(1, labels.shape[0], dtype=torch.float32, device=logits.device)
+    losses = torch.empty(1, logits.shape[0], dtype=torch.float32, device=logits.device)
     weights = (ce_weight, kl_weight, target_ce_weight, 0.0, temperature, label_smoothing, grad_scale)
-    grads = launch_rows(losses, logits, target_logits, labels, weights, logits_grad, target_grad)
-    return losses[0], *grads
+    target = (labels, other_labels, shares)
+    grads = launch_rows(losses, logits, target_logits, target, weights, logits_grad, target_grad)
+    if reduction == NO_LOSS:
+        return None, *grads
+    return losses[0] if reduction == ONE_A_ROW else reduced(losses, reduction)[0], *grads
+
+
+def reduced(losses: Tensor, reduction: int) -> list[Tensor]:
+    """Mean or sum of each row of `losses` [1 or 2, B], one launch for all."""
+    results = [torch.empty((), dtype=torch.float32, device=losses.device) for _ in losses]
+    length = losses.shape[1]
+    share = 1 / length if reduction == MEAN and length else 1.0
+    with on_device(losses):
+        _sum_kernel[(len(results),)](
+            *results, *[None] * (2 - len(results)), losses, length, share, BLOCK=1024, num_warps=8
+        )
+    return results
+
+
+@triton.jit
+def _sum_kernel(first, second, values, length, share, BLOCK: tl.constexpr):
+    """share · Σ values[i, :length], one program a sum, so that the order is fixed."""
+    which = tl.program_id(0)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for begin in range(0, length, BLOCK):
+        index = begin + tl.arange(0, BLOCK)
+        total += tl.load(values + which.to(tl.int64) * length + index, index < length, other=0.0)
+    result = tl.sum(total, 0) * share
+    if which == 0:
+        tl.store(first, result)
+    else:
+        if second is not None:
+            tl.store(second, result)
 
 
 def launch_rows(
     losses: Tensor,
     first: Tensor,
     second: Tensor,
-    labels: Tensor,
+    target: tuple[Tensor | None, Tensor | None, Tensor | None],
     weights: tuple[float, ...],
     first_grad: bool,
     second_grad: bool,
@@ -62,7 +97,7 @@ def launch_rows(
     kernel = _rows_kernel if classes <= columns else _wide_rows_kernel
     with on_device(first):
         kernel[(triton.cdiv(rows, rows_each),)](
-            losses, *grads, first, second, labels, rows, *weights,
+            losses, *grads, first, second, *target, rows, *weights,
             CLASSES=classes, ROWS=rows_each, COLUMNS=columns,
             ACT=losses.shape[0] == 2, UNIT=weights[4] == 1.0, num_warps=rows_each * columns // 256,
         )  # fmt: skip
@@ -73,7 +108,7 @@ def launch_rows(
 # accesses, and a training has one class count.
 @triton.jit
 def _rows_kernel(
-    losses, grad_first, grad_second, first, second, labels, rows,
+    losses, grad_first, grad_second, first, second, labels, other_labels, shares, rows,
     first_ce, first_kl, second_ce, second_kl, temperature, smoothing, grad_scale,
     CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACT: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
@@ -96,12 +131,12 @@ def _rows_kernel(
     kl = mean_ratio + tl.log(s_sum / q_sum)
     reverse_kl = tl.log(q_sum / s_sum) - tl.sum(s * ratio, 1, keep_dims=True) / s_sum if ACT else kl
 
-    label, inside = _label(labels, row, rows, CLASSES)
-    z_label = tl.load(first + row * CLASSES + label, row < rows).to(tl.float32) - z_max
-    t_label = tl.load(second + row * CLASSES + label, row < rows).to(tl.float32) - t_max
-    ce = _cross_entropy(z_label, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, smoothing, CLASSES)
+    u, inside = _target(labels, other_labels, shares, row, column, row < rows, mask, CLASSES)
+    mass = _smoothed_mass(tl.sum(u, 1, keep_dims=True), smoothing)
+    z_dot, t_dot = tl.sum(_shared(u, z), 1, keep_dims=True), tl.sum(_shared(u, t), 1, keep_dims=True)
+    ce = _cross_entropy(z_dot, mass, tl.sum(tl.where(mask, z, 0.0), 1, keep_dims=True), p_sum, smoothing, CLASSES)
     target_ce = _cross_entropy(
-        t_label, tl.sum(tl.where(mask, t, 0.0), 1, keep_dims=True), p_target_sum, smoothing, CLASSES
+        t_dot, mass, tl.sum(tl.where(mask, t, 0.0), 1, keep_dims=True), p_target_sum, smoothing, CLASSES
     )
     _store_losses(
         losses, row, rows, inside, ce, target_ce, kl, reverse_kl,
@@ -109,16 +144,16 @@ def _rows_kernel(
     )  # fmt: skip
     _store_gradients(
         grad_first, grad_second, offsets, mask,
-        p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
+        mass * p / p_sum, s / s_sum, mass * p_target / p_target_sum, q / q_sum,
         ratio - mean_ratio,
-        _label_share(column, label, smoothing, CLASSES),
+        _smoothed(u, smoothing, CLASSES),
         first_ce, first_kl, second_ce, second_kl, temperature, tl.where(inside, grad_scale, float("nan")), ACT,
     )  # fmt: skip
 
 
 @triton.jit
 def _wide_rows_kernel(
-    losses, grad_first, grad_second, first, second, labels, rows,
+    losses, grad_first, grad_second, first, second, labels, other_labels, shares, rows,
     first_ce, first_kl, second_ce, second_kl, temperature, smoothing, grad_scale,
     CLASSES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACT: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
@@ -171,11 +206,20 @@ def _wide_rows_kernel(
     mean_ratio = tl.sum(kl_sum, 0) / q_sum
     kl = mean_ratio + (z_max - z_anchor) / temperature + tl.log(s_sum / q_sum)
     reverse_kl = tl.sum(reverse_sum, 0) / s_sum + tl.log(q_sum / s_sum)
-    label, inside = _label(labels, row, rows, CLASSES)
-    z_label = tl.load(first + label).to(tl.float32) - z_max
-    t_label = tl.load(second + label).to(tl.float32) - t_max
-    ce = _cross_entropy(z_label, tl.sum(z_total, 0), p_sum, smoothing, CLASSES)
-    target_ce = _cross_entropy(t_label, tl.sum(t_total, 0), p_target_sum, smoothing, CLASSES)
+    z_dots = tl.zeros((COLUMNS,), tl.float32)
+    t_dots, masses = z_dots, z_dots
+    inside = row >= 0
+    for begin in range(0, CLASSES, COLUMNS):
+        column = begin + tl.arange(0, COLUMNS)
+        mask = column < CLASSES
+        u, inside = _target(labels, other_labels, shares, row, column, row < rows, mask, CLASSES)
+        here = mask & (u != 0)
+        z_dots += _shared(u, tl.load(first + column, here, other=0.0).to(tl.float32) - z_max)
+        t_dots += _shared(u, tl.load(second + column, here, other=0.0).to(tl.float32) - t_max)
+        masses += u
+    mass = _smoothed_mass(tl.sum(masses, 0), smoothing)
+    ce = _cross_entropy(tl.sum(z_dots, 0), mass, tl.sum(z_total, 0), p_sum, smoothing, CLASSES)
+    target_ce = _cross_entropy(tl.sum(t_dots, 0), mass, tl.sum(t_total, 0), p_target_sum, smoothing, CLASSES)
     _store_losses(
         losses, row, rows, inside, ce, target_ce, kl, reverse_kl,
         first_ce, first_kl, second_ce, second_kl, temperature, ACT,
@@ -191,11 +235,12 @@ def _wide_rows_kernel(
             z -= z_max
             p, s = _exponentials(z, mask, temperature, UNIT)
             p_target, q = _exponentials(t, mask, temperature, UNIT)
+            u, _ = _target(labels, other_labels, shares, row, column, row < rows, mask, CLASSES)
             _store_gradients(
                 grad_first, grad_second, row * CLASSES + column, mask,
-                p / p_sum, s / s_sum, p_target / p_target_sum, q / q_sum,
+                mass * p / p_sum, s / s_sum, mass * p_target / p_target_sum, q / q_sum,
                 centred_ratio,
-                _label_share(column, label, smoothing, CLASSES),
+                _smoothed(u, smoothing, CLASSES),
                 first_ce, first_kl, second_ce, second_kl, temperature, tl.where(inside, grad_scale, float("nan")), ACT,
             )  # fmt: skip
 
@@ -221,24 +266,52 @@ def _exponentials(shifted, mask, temperature, UNIT: tl.constexpr):
 
 
 @triton.jit
-def _label(labels, row, rows, CLASSES: tl.constexpr):
-    """The row's label, made safe to index with, and whether it was in range."""
-    label = tl.load(labels + row, row < rows, other=0)
-    inside = (label >= 0) & (label < CLASSES)
-    return tl.where(inside, label, 0), inside
+def _label(labels, row, exists, CLASSES: tl.constexpr):
+    """The row's label, and whether it is a class."""
+    label = tl.load(labels + row, exists, other=0)
+    return label, (label >= 0) & (label < CLASSES)
 
 
 @triton.jit
-def _label_share(column, label, smoothing, CLASSES: tl.constexpr):
-    """The smoothed labels' probability of each class."""
-    return tl.where(column == label, 1 - smoothing, 0.0) + smoothing / CLASSES
+def _target(labels, other_labels, shares, row, column, exists, mask, CLASSES: tl.constexpr):
+    """The row's target before smoothing at these columns, and whether its labels are classes."""
+    if labels is None:
+        u = tl.load(shares + row * CLASSES + column, mask, other=0.0)
+        inside = row >= 0
+    else:
+        label, inside = _label(labels, row, exists, CLASSES)
+        if other_labels is None:
+            u = tl.where(column == label, 1.0, 0.0)
+        else:
+            other, other_inside = _label(other_labels, row, exists, CLASSES)
+            inside = inside & other_inside
+            share = tl.load(shares + row, exists, other=1.0)
+            u = tl.where(column == label, share, 0.0) + tl.where(column == other, 1.0 - share, 0.0)
+    return u, inside
 
 
 @triton.jit
-def _cross_entropy(at_label, total, exp_sum, smoothing, CLASSES: tl.constexpr):
-    """Cross-entropy from logits relative to the row's maximum: the label's, and their sum over the classes."""
+def _smoothed(u, smoothing, CLASSES: tl.constexpr):
+    return (1 - smoothing) * u + smoothing / CLASSES
+
+
+@triton.jit
+def _smoothed_mass(mass, smoothing):
+    """Sum of the smoothed target: exactly 1 for a mass of 1."""
+    return 1 + (1 - smoothing) * (mass - 1)
+
+
+@triton.jit
+def _shared(u, value):
+    """u · value; a class of share 0 is not there, whatever its logit."""
+    return tl.where(u == 0, 0.0, u * value)
+
+
+@triton.jit
+def _cross_entropy(dot, mass, total, exp_sum, smoothing, CLASSES: tl.constexpr):
+    """Cross-entropy from logits relative to the row's maximum: their sum weighted by the target, and the plain one."""
     spread = tl.where(smoothing != 0, smoothing / CLASSES * total, 0.0)
-    return tl.log(exp_sum) - (1 - smoothing) * at_label - spread
+    return tl.log(exp_sum) * mass - (1 - smoothing) * dot - spread
 
 
 @triton.jit

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from act_kernels.reference.kl_ce_loss import MEAN, NO_LOSS, ONE_A_ROW
+
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[2]
 _CSRC = _ROOT / "csrc"
@@ -92,7 +94,7 @@ class _PairLoss(ctypes.Structure):
     """act::PairLoss of csrc/arguments.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("z", "t", "labels")),
+        *((name, ctypes.c_void_p) for name in ("z", "t", "labels", "other_labels", "shares", "dense")),
         ("dtype", ctypes.c_int),
         *((name, ctypes.c_int64) for name in ("rows", "classes")),
         *((name, ctypes.c_float) for name in ("ce_z", "ce_t", "kl_z", "kl_t", "temperature", "label_smoothing")),
@@ -128,35 +130,50 @@ class Emulated:
             _check(self._library.random_start(ctypes.byref(step)))
 
     def act_loss(
-        self, robust, natural, labels, robust_alpha, natural_alpha, temperature, grad_scale, robust_grad, natural_grad
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        grads = _gradients(robust, natural, robust_grad, natural_grad)
-        means = torch.zeros(2)
-        if len(labels):
-            loss = _pair_loss(robust, natural, labels, temperature, grad_scale, grads)
-            loss.ce_z, loss.kl_z = 1 - robust_alpha, robust_alpha
-            loss.ce_t, loss.kl_t = 1 - natural_alpha, natural_alpha
-            row_losses = torch.empty(2, len(labels))
-            loss.loss_z, loss.loss_t = (side.data_ptr() for side in row_losses)
-            _check(self._library.pair_loss(ctypes.byref(loss), ctypes.c_void_p(means.data_ptr())))
-        return means, *grads
+        self, robust, natural, labels, other_labels, shares, robust_alpha, natural_alpha, temperature, grad_scale,
+        robust_grad, natural_grad,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        loss, grads = _pair_loss(
+            robust, natural, (labels, other_labels, shares), temperature, grad_scale, robust_grad, natural_grad
+        )
+        loss.ce_z, loss.kl_z = 1 - robust_alpha, robust_alpha
+        loss.ce_t, loss.kl_t = 1 - natural_alpha, natural_alpha
+        return *self._losses(loss, 2, 1 / max(len(robust), 1)), *grads
 
     def kl_ce_loss(
-        self, logits, target, labels, kl_weight, ce_weight, target_ce_weight, temperature, label_smoothing, grad_scale,
-        logits_grad, target_grad,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        grads = _gradients(logits, target, logits_grad, target_grad)
-        losses = torch.empty(len(labels))
-        if len(labels):
-            loss = _pair_loss(logits, target, labels, temperature, grad_scale, grads)
-            loss.joint, loss.loss_z, loss.label_smoothing = True, losses.data_ptr(), label_smoothing
-            loss.ce_z, loss.kl_z, loss.ce_t = ce_weight, kl_weight, target_ce_weight
-            _check(self._library.pair_loss(ctypes.byref(loss), None))
-        return losses, *grads
+        self, logits, target, labels, other_labels, shares, kl_weight, ce_weight, target_ce_weight, temperature,
+        label_smoothing, grad_scale, reduction, logits_grad, target_grad,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+        loss, grads = _pair_loss(
+            logits, target, (labels, other_labels, shares), temperature, grad_scale, logits_grad, target_grad
+        )
+        loss.joint, loss.label_smoothing = True, label_smoothing
+        loss.kl_z, loss.ce_z, loss.ce_t = kl_weight, ce_weight, target_ce_weight
+        if reduction == NO_LOSS:
+            _check(self._library.pair_loss(ctypes.byref(loss)))
+            return None, *grads
+        if reduction == ONE_A_ROW:
+            losses = torch.empty(len(logits))
+            loss.loss_z = losses.data_ptr()
+            _check(self._library.pair_loss(ctypes.byref(loss)))
+            return losses, *grads
+        return *self._losses(loss, 1, 1 / max(len(logits), 1) if reduction == MEAN else 1.0), *grads
 
+    def _losses(self, loss, count: int, share: float) -> list[Tensor]:
+        rows = torch.empty(count, loss.rows)
+        loss.loss_z, loss.loss_t = rows[0].data_ptr(), rows[1].data_ptr() if count == 2 else None
+        _check(self._library.pair_loss(ctypes.byref(loss)))
+        results = [torch.empty(()) for _ in range(count)]
+        sums = [*(t.data_ptr() for t in results), None][:2]
+        where = (ctypes.c_void_p(p) for p in (loss.loss_z, loss.loss_t, *sums))
+        _check(self._library.sums(ctypes.c_int64(loss.rows), ctypes.c_double(share), *where))
+        return results
 
-def _gradients(z: Tensor, t: Tensor, z_grad: bool, t_grad: bool) -> tuple[Tensor | None, Tensor | None]:
-    return torch.empty_like(z) if z_grad else None, torch.empty_like(t) if t_grad else None
+    def rescale_(self, first, second, factor, scale) -> None:
+        one = first if first is not None else second
+        where = (ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (first, second, factor))
+        kind, elements = ctypes.c_int(_DTYPES[one.dtype]), ctypes.c_int64(one.numel())
+        _check(self._library.rescale(*where, ctypes.c_float(scale), kind, elements))
 
 
 def _image_step(out, x_adv, grad, x, *parameters) -> _ImageStep:
@@ -173,12 +190,16 @@ def _image_step(out, x_adv, grad, x, *parameters) -> _ImageStep:
     return step
 
 
-def _pair_loss(z, t, labels, temperature, grad_scale, grads) -> _PairLoss:
-    loss = _PairLoss(z=z.data_ptr(), t=t.data_ptr(), labels=labels.data_ptr(), dtype=_DTYPES[z.dtype])
+def _pair_loss(z, t, target, temperature, grad_scale, z_grad, t_grad):
+    names = ("labels", "other_labels", "shares") if target[0] is not None else ("labels", "other_labels", "dense")
+    loss = _PairLoss(z=z.data_ptr(), t=t.data_ptr(), dtype=_DTYPES[z.dtype])
+    for name, value in zip(names, target, strict=True):
+        setattr(loss, name, None if value is None else value.data_ptr())
     loss.rows, loss.classes = z.shape
     loss.temperature, loss.grad_scale = temperature, grad_scale
+    grads = torch.empty_like(z) if z_grad else None, torch.empty_like(t) if t_grad else None
     loss.grad_z, loss.grad_t = (None if grad is None else grad.data_ptr() for grad in grads)
-    return loss
+    return loss, grads
 
 
 def _check(error: int) -> None:

@@ -16,5 +16,13 @@ int l2_step(const act::ImageStep* s) {
 
 int random_start(const act::ImageStep* s) { return act::launch_random_start(*s, nullptr); }
 
-int pair_loss(const act::PairLoss* p, float* means) { return act::launch_pair_loss(*p, means, nullptr); }
+int pair_loss(const act::PairLoss* p) { return act::launch_pair_loss(*p, nullptr); }
+
+int sums(int64_t rows, double share, const float* z, const float* t, float* of_z, float* of_t) {
+  return act::launch_sums({z, t}, rows, share, {of_z, of_t}, nullptr);
+}
+
+int rescale(void* first, void* second, const float* factor, float scale, int dtype, int64_t elements) {
+  return act::launch_rescale({{first, second}, factor, scale, static_cast<act::DType>(dtype), elements}, nullptr);
+}
 }
