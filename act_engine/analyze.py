@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from act_engine.reporting.analysis import format_table, plot_analysis
         from act_engine.reporting.plotting import import_matplotlib
         from act_engine.runs.environment import pick_device
-        from act_engine.runs.folder import check_output, write_json
+        from act_engine.runs.folder import check_output, write_bytes, write_json
 
         output = Path(given.output)
         check_output("--output", output, ("analysis.json", "analysis.png"))
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / "analysis.json", analysis)
-        (output / "analysis.png").write_bytes(plot_analysis(analysis))
+        write_bytes(output / "analysis.png", plot_analysis(analysis))
     print(f"{format_table(analysis)}\n{output / 'analysis.json'}, {output / 'analysis.png'}")
     world.close()
     return 0

@@ -7,7 +7,6 @@ Or a model that was trained elsewhere: ``torchrun -m act_engine.evaluate --model
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from act_engine.config import AttackConfig, Config, DataConfig, EvaluateConfig, ModelConfig, flat, from_mapping
-from act_engine.config.command_line import nested, own_arguments, read_options, user_errors
+from act_engine.config.command_line import ended_by_loss, nested, own_arguments, read_options, user_errors
+from act_engine.errors import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,7 +147,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = _foreign(words) if foreign else _run(words)
     # After the arguments: a typo need not wait for torch.
     from act_engine.evaluation import evaluate_models, format_table
-    from act_engine.parallel import ProcessLost
     from act_engine.progress import progress
 
     run, world, settings = task.run, task.world, task.config.evaluate
@@ -155,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     total = len(run.models) * min(settings.images or images, images)
     try:
         shown = progress(task.progress, total, unit="image", what="evaluating", shown=world.is_main)
-        with world.watched(), shown as bar:
+        with ended_by_loss(), world.watched(), shown as bar:
             evaluation = evaluate_models(
                 run.models,
                 run.data.test,
@@ -173,10 +172,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # on this process alone, which then says so; the others do not go on
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)  # at once: the lost process's groups would abort this one (SIGABRT) as they are taken down
     except KeyboardInterrupt:
         if world.is_main:
             print("stopped by SIGINT", file=sys.stderr)
@@ -219,6 +214,7 @@ def _run(words: list[str]) -> Task:
     """The evaluation of a run; a collective."""
     options = read_options(Arguments, words, COMMAND)
     given = own_arguments(Arguments, options)
+    require(given.seed is None or 0 <= given.seed < 2**31, "--seed", given.seed, "0 to 2147483647")
     if given.run is None:
         raise ValueError(
             "RUN: the folder of a training run is missing, such as runs/digits; or, of a model that was trained "
@@ -291,6 +287,7 @@ def _foreign(words: list[str]) -> Task:
     for name, value in flat(config).items():
         if name in OF_TRAINING and value != usual[name]:
             raise ValueError(f"{name}: got {value!r}; allowed: {usual[name]!r}, for nothing is trained here")
+    require(0 <= given.seed < 2**31, "--seed", given.seed, "0 to 2147483647")
     if config.model.weights is None and not config.model.pretrained:
         raise ValueError("model.weights: got None; allowed: the file of the model's weights, or model.pretrained true")
     if config.evaluate.eps is None and config.evaluate.attack != "none":

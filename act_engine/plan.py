@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         gpus = given.gpus
         if not gpus or min(gpus) < 1:
             raise ValueError(f"--gpus: got {list(gpus)}; allowed: numbers of 1 or more, such as 1,8,64")
+        if given.images is not None and given.images < 1:
+            raise ValueError(f"--images: got {given.images}; allowed: 1 or more, or null")
         speed = _speed(given.images_per_second, given.measured)
         print(plan(config, gpus=gpus, images=given.images, images_per_second=speed))
     return 0

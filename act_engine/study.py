@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation.autoattack import import_autoattack
         from act_engine.reporting.plotting import import_matplotlib
-        from act_engine.runs.folder import check_output, write_json
+        from act_engine.runs.folder import check_output, write_bytes, write_json
         from act_engine.studies.run import run_study
         from act_engine.studies.show import accuracy_table, analysis_table, plot_study
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         results.mkdir(parents=True, exist_ok=True)
         write_json(results / f"{arguments.study}.json", result)
-        (results / f"{arguments.study}.png").write_bytes(plot_study(result))
+        write_bytes(results / f"{arguments.study}.png", plot_study(result))
     print(accuracy_table(result), analysis_table(result), sep="\n\n")
     return 0
 

@@ -14,6 +14,7 @@ from act_engine.config.command_line import (
     COMMON,
     chosen_config,
     chosen_values,
+    ended_by_loss,
     own_arguments,
     read_options,
     user_errors,
@@ -56,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("--output: a folder for the run is missing, such as --output runs/digits")
         # After the arguments: a typo need not wait for torch.
         from act_engine.evaluation import PremiseError
-        from act_engine.parallel import ProcessLost
         from act_engine.training.trainer import NonFiniteLoss, NonFiniteWeights, Trainer
 
         trainer = Trainer(config, Path(given.output), profile=given.profile)
     try:
-        return trainer.run()
+        with ended_by_loss():
+            return trainer.run()
     except KeyboardInterrupt:  # before or after the steps, or the second one
         if trainer.world.is_main:
             print("stopped by SIGINT; run the same command again to go on", file=sys.stderr)
@@ -72,10 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PremiseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ProcessLost as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)  # at once: the lost process's groups would abort this one (SIGABRT) as they are taken down
     return 1
 
 

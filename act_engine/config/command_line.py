@@ -14,7 +14,7 @@ from typing import Any
 from act_engine.config import Config, convert, flat, from_mapping, read_recipe, read_yaml
 from act_engine.config.help import help_text, is_positional, settings_of
 from act_engine.config.reading import OPEN, open_field
-from act_engine.errors import nearest
+from act_engine.errors import ProcessLost, nearest
 
 COMMON = (
     *("objective.name", "data.name", "data.path", "data.batch_size", "model.name"),
@@ -32,7 +32,8 @@ def user_errors() -> Iterator[None]:
     an image that it cannot read: it says so itself.
     """
     try:
-        yield
+        with ended_by_loss():
+            yield
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print("stopped by SIGINT", file=sys.stderr)
@@ -45,6 +46,20 @@ def user_errors() -> Iterator[None]:
         if rank == "0" or _connected():
             print(f"error: {f'rank {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def ended_by_loss() -> Iterator[None]:
+    """Turn `ProcessLost` into its line on stderr and exit code 1, at once.
+
+    On the usual way to its end this process would be aborted (SIGABRT) by the groups that it shares with the lost one.
+    """
+    try:
+        yield
+    except ProcessLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)
 
 
 def _connected() -> bool:

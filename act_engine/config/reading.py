@@ -184,6 +184,7 @@ def convert(value: Any, kind: Any, setting: str) -> Any:
         number = None if isinstance(value, bool) else _number(value)
         allowed = "a whole number" if kind is int else "a number or a fraction such as 8/255"
         require(number is not None and (kind is float or number == int(number)), setting, value, allowed)
+        require(kind is float or abs(number) < 2**53, setting, value, "a whole number below 2 to the power of 53")
         return kind(number)
     require(isinstance(value, str), setting, value, "a text")
     return value

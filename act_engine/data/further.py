@@ -30,6 +30,8 @@ def read_class_names(source: str, data: str) -> tuple[str, ...]:
     try:
         if path.is_dir():
             names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        elif path.exists() and not path.is_file():
+            raise ValueError(f"--class_names: got {source!r}; allowed: imagenet, a text file, a folder")
         else:
             names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

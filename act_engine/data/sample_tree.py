@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+
+from act_engine.errors import shown
 
 QUALITY = 90
 
@@ -78,21 +83,42 @@ def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
     shard.addfile(member, io.BytesIO(content))
 
 
-def main() -> None:
-    """Write the sample set, or turn an existing tree into shards."""
-    parser = argparse.ArgumentParser(prog="python -m act_engine.data.sample_tree", description=__doc__)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message.removeprefix('argument ')}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def read(word: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", word) or not least <= int(word) <= most:
+            raise argparse.ArgumentTypeError(f"got {shown(word)}; allowed: a whole number, {least} to {most}")
+        return int(word)
+
+    return read
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the sample set, or turn an existing tree into shards; returns the exit code."""
+    parser = _Parser(prog="python -m act_engine.data.sample_tree", description=__doc__, allow_abbrev=False)
     parser.add_argument("output", type=Path, help="the folder to write")
-    parser.add_argument("--classes", type=int, default=4)
-    parser.add_argument("--train", type=int, default=64, help="training images a class")
-    parser.add_argument("--test", type=int, default=16, help="held-out images a class")
-    parser.add_argument("--size", type=int, default=256, help="about how many pixels a side")
+    parser.add_argument("--classes", type=_between(1, 1000), default=4)
+    parser.add_argument("--train", type=_between(1, 10**6), default=64, help="training images a class")
+    parser.add_argument("--test", type=_between(1, 10**6), default=16, help="held-out images a class")
+    parser.add_argument("--size", type=_between(8, 4096), default=256, help="about how many pixels a side")
     parser.add_argument("--shards-from", type=Path, metavar="TREE", help="write this image tree as tar shards instead")
-    options = parser.parse_args()
-    if options.shards_from is not None:
-        tree_to_shards(options.shards_from, options.output)
-    else:
-        write_tree(options.output, classes=options.classes, train=options.train, test=options.test, size=options.size)
+    options = parser.parse_args(argv)
+    try:
+        if options.shards_from is not None:
+            tree_to_shards(options.shards_from, options.output)
+        else:
+            counts = {"classes": options.classes, "train": options.train, "test": options.test, "size": options.size}
+            write_tree(options.output, **counts)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

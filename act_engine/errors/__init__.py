@@ -5,6 +5,10 @@ import reprlib
 from collections.abc import Sequence
 
 
+class ProcessLost(RuntimeError):
+    """A collective failed because another process died or hung; the message names it where that could be found out."""
+
+
 def require(condition: bool, setting: str, value: object, allowed: str) -> None:
     """Raise the ValueError that says so, unless `condition` holds."""
     if not condition:

@@ -83,6 +83,7 @@ def evaluate(
     sum_over_ranks: Callable[[Sequence[int]], list[int]] = list,
     together: Callable[[], AbstractContextManager] = nullcontext,
     on_batch: Callable[[int], None] = lambda images: None,
+    on_call: Callable[[], object] = lambda: None,
     warn: Callable[[str], None] = _warn,
 ) -> Accuracy:
     """Measure a model over (images [B, C, H, W], labels [B]) batches; every attack starts from those right when clean.
@@ -97,6 +98,7 @@ def evaluate(
         sum_over_ranks: adds up counts over the processes that measure a part each; entered after the last batch.
         together: holds the first batch's checks, so that all processes hear of an error in one of them.
         on_batch: told the number of images done after each batch.
+        on_call: called at each of the model's answers under attack.
         warn: told each of the result's warnings at the end; if not given, each is a `PremiseWarning` of Python's.
 
     Raises:
@@ -119,7 +121,7 @@ def evaluate(
                 counts.begin(found)
             clean = is_right(logits, labels)
             place, record = Place(position, total, seed), Record()
-            watched = WatchedView(view, record)
+            watched = WatchedView(view, record, on_call)
             masks = {name: run(watched, images, labels, clean, place) for name, run in attacks.items()}
             counts.add(labels, clean, masks, dark, record)
             said = once_each([*said, *record.warnings])

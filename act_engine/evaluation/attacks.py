@@ -153,7 +153,7 @@ class Transfer:
 
     def __call__(self, view: WatchedView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
         survives = survives.clone()
-        source = WatchedView(self.source)
+        source = WatchedView(self.source, on_call=view.on_call)
         for restart in range(self.pgd.restarts):
             index = survives.nonzero().squeeze(1)
             if len(index):

@@ -61,7 +61,7 @@ class AutoAttack:
         return {name: getattr(self, name) for name in names} | {"library": library_version()}
 
     def __call__(self, view: WatchedView, x: Tensor, y: Tensor, survives: Tensor, place: Place) -> Tensor:
-        watched = WatchedView(self._view, view.record)
+        watched = WatchedView(self._view, view.record, view.on_call)
         x = unit_range(x).contiguous()  # the library takes views of it, which channels_last would not allow
         with self._view.ready():
             return (survives & self._run(watched, x, y, place.seed))[None]

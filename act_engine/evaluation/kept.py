@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from act_engine.evaluation.attacks import EvaluationAttack, Place
 from act_engine.evaluation.premises import Record, WatchedView, rounding
 from act_engine.runs.folder import write_json
+from act_engine.runs.reading import read_json
 
 ASKED = 4
 """Images of noise by which a model is told from another."""
@@ -64,7 +65,7 @@ class Kept:
         found = None if self.again else self._read(file, belongs, (self.stages, len(y)), y.device)
         if found is None:
             record = Record()
-            masks = self.attack(WatchedView(view.view, record), x, y, survives, place)
+            masks = self.attack(WatchedView(view.view, record, view.on_call), x, y, survives, place)
             value = {
                 "belongs": belongs,
                 "answers": self._answers,
@@ -83,13 +84,13 @@ class Kept:
     ) -> tuple[Tensor, Record] | None:
         """A batch's result, if its file is there, whole, and belongs to the same question."""
         try:
-            kept = json.loads(file.read_text("utf-8"))
+            kept = read_json(file, ("belongs", "answers", "robust", "record", "warnings"))
             if kept["belongs"] != belongs or not _alike(kept["answers"], self._answers):
                 return None
             masks = torch.tensor([[int(bit) for bit in row] for row in kept["robust"]], dtype=torch.bool, device=device)
             asked, undefined, gradients, broken = map(int, kept["record"])
             record = Record(asked, undefined, gradients, broken, [str(text) for text in kept["warnings"]])
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or no file of ours: it is written anew
+        except (ValueError, KeyError, TypeError, OverflowError):  # not there, or no file of ours: it is written anew
             return None
         return (masks, record) if masks.shape == shape else None
 

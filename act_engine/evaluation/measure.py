@@ -128,6 +128,7 @@ def evaluate_models(
             sum_over_ranks=world.total,
             together=world.together,
             on_batch=on_batch,
+            on_call=world.progress,
             warn=lambda text: None,  # they stand in the result
         )
         if measured.samples != share.total:
@@ -190,7 +191,7 @@ class _Share:
     """This process's part of the images to measure: where it begins, of how many in all, and its batches."""
 
     def __init__(self, loader: Loader, images: int | None, world: World, whole: bool) -> None:
-        self._loader, self._whole = loader, whole
+        self._loader, self._whole, self._progress = loader, whole, world.progress
         self.total = min(images or loader.num_samples, loader.num_samples)
         self._begins = 0 if whole else world.rank * loader.num_samples // world.size
         if whole:  # every process reads all, and measures a run of whole batches
@@ -202,7 +203,7 @@ class _Share:
 
     def batches(self):
         """The batches, anew at each call."""
-        batches = self._loader.epoch(0)
+        batches = self._read()
         if self.total < self._loader.num_samples:
             batches = spread(
                 batches,
@@ -214,6 +215,11 @@ class _Share:
         if not self._whole:
             return batches
         return (batch for index, batch in enumerate(batches) if index in self._batches)
+
+    def _read(self):
+        for batch in self._loader.epoch(0):
+            self._progress()
+            yield batch
 
 
 def _image_shape(loader: Loader) -> tuple[int, ...]:

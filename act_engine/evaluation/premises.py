@@ -214,9 +214,12 @@ class WatchedView:
 
     view: Callable[[Tensor], Tensor]
     record: Record = field(default_factory=Record)
+    on_call: Callable[[], object] = lambda: None
+    """Called at each of the model's answers: the attack gets on."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes] for images [B, C, H, W]."""
+        self.on_call()
         logits = self.view(images)
         self.record.asked += len(logits)
         self.record.undefined = self.record.undefined + (~defined(logits.detach())).sum()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from act_engine.config import AttackConfig, EvaluateConfig
+from act_engine.config import AttackConfig, from_mapping
 from act_engine.data import as_loader
+from act_engine.errors import require
 from act_engine.evaluation.autoattack import import_autoattack
 from act_engine.evaluation.measure import evaluate_models
 from act_engine.evaluation.table import format_table
@@ -82,20 +83,22 @@ def robustness(
     Raises:
         ValueError: an argument, an image, a label or an output is not what it has to be; one line says what is allowed.
     """
-    settings = EvaluateConfig(
-        attack=attack,
-        version=version,
-        loss=loss,
-        targets=targets,
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        eps=eps,
-        step_size=step_size,
-        images=images,
-        check_masking=check_masking,
-        corruptions=tuple(corruptions),
-    )
+    given = {
+        "attack": attack,
+        "version": version,
+        "loss": loss,
+        "targets": targets,
+        "norm": norm,
+        "steps": steps,
+        "restarts": restarts,
+        "eps": eps,
+        "step_size": step_size,
+        "images": images,
+        "check_masking": check_masking,
+        "corruptions": corruptions if isinstance(corruptions, str) else list(corruptions),
+    }
+    require(eps is not None and norm is not None, "eps, norm", (eps, norm), "a radius such as 8/255, and linf or l2")
+    settings = from_mapping({"evaluate": given}).evaluate
     tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
     given = as_loader(loader, device=tensor.device)
     if settings.by_library:
@@ -106,7 +109,7 @@ def robustness(
         evaluation = evaluate_models(
             {"model": model},
             given,
-            AttackConfig(eps=eps, norm=norm),
+            AttackConfig(eps=settings.eps, norm=settings.norm),
             settings,
             seed=seed,
             world=world,

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from act_engine.attack import AttackView, LiveView
+from act_engine.errors import shown
 from act_engine.learners.ddp import average, broadcast_state, running_statistics
 from act_engine.learners.learner import OPTIMIZER_STATE, Learner, host_copies, part
 
@@ -284,8 +285,10 @@ def read_settings(path: str | None) -> dict[str, Any]:
         return {}
     setting = "parallel.deepspeed_config"
     try:
-        extra = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("it is no file")
+        extra = json.loads(Path(path).read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{setting}: cannot read {path!r} as JSON: {error}") from error
     unknown = sorted(set(extra) - set(PASSED_THROUGH)) if isinstance(extra, dict) else ["not a mapping"]
     if unknown:
@@ -294,6 +297,8 @@ def read_settings(path: str | None) -> dict[str, Any]:
             "(the run's own settings decide the rest)"
         )
     zero = extra.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ValueError(f"{setting}: {path!r} has zero_optimization {shown(zero)}; allowed: an object of its settings")
     decided = sorted({"stage", "offload_optimizer", "memory_efficient_linear"} & set(zero))
     if decided:
         raise ValueError(f"{setting}: {path!r} has zero_optimization {', '.join(decided)}; parallel.* decides that")

@@ -1,9 +1,15 @@
 """Signs of life through the rendezvous store, so that the survivors of a failure can name the rank that caused it."""
 
+import json
 import threading
 import time
+from collections.abc import Sequence
 
 import torch.distributed as dist
+
+
+class Lost(Exception):
+    """Ranks that are waited for are dead, stopped or stuck; the message names them."""
 
 
 class Heartbeat:
@@ -17,6 +23,9 @@ class Heartbeat:
         self.rank, self.size = rank, size
         self.interval = interval or max(1.0, size / 64)  # a thousand ranks make 64 writes a second
         self.step = 0
+        self.progress = 0
+        """Counts what the main thread gets done between two steps of training, such as a model's answers."""
+        self._totals = 0
         self._store = store.clone()
         self._beats = 0
         self._stopped = threading.Event()
@@ -40,23 +49,52 @@ class Heartbeat:
         dead = [rank for rank in range(self.size) if after[rank] is None or before[rank] == after[rank]]
         if dead:
             return f"no sign of life from rank {', '.join(map(str, dead))}"
-        steps = {rank: beat[1] for rank, beat in after.items()}
+        steps = {rank: int(beat[1]) for rank, beat in after.items()}
         behind = [rank for rank, step in steps.items() if step < max(steps.values())]
         if behind:
             return f"rank {', '.join(map(str, behind))} stayed behind at step {steps[behind[0]] + 1}"
         return f"every rank is alive at step {max(steps.values()) + 1}"
 
-    def silent(self, heard: dict[int, tuple[int, float]], patience: float) -> list[int]:
-        """The ranks that have given no sign of life for `patience` seconds, dead or stopped.
+    def total(self, counts: Sequence[int], patience: float, *, working: bool) -> list[int]:
+        """The sum of whole numbers over all ranks, however long the slowest of them takes; a collective.
 
-        `heard` is the caller's memory between two calls: each rank's last count of beats, and when it was first seen.
+        Args:
+            patience: seconds that a rank may stay without a sign of life.
+            working: the others are at work of which `progress` tells: that must rise within `patience` too.
+
+        Raises:
+            Lost: a rank stayed without.
+            RuntimeError: the store does not answer.
         """
+        self._totals += 1
+        name = f"total/{self._totals}"
+        self._store.set(f"{name}/{self.rank}", json.dumps(list(counts)))
+        keys = [f"{name}/{rank}" for rank in range(self.size)] if self.rank == 0 else [name]
+        heard: dict[tuple[int, int], tuple[str, float]] = {}
+        pause, looked = 0.001, time.monotonic()
+        while not self._store.check(keys):
+            self.progress += 1  # to wait is well
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1 * self.interval)
+            if time.monotonic() - looked >= self.interval:
+                looked = time.monotonic()
+                self._require_life(heard, patience, working)
+        if self.rank == 0:
+            rows = [json.loads(self._store.get(key)) for key in keys]
+            self._store.set(name, json.dumps([sum(column) for column in zip(*rows, strict=True)]))
+        return json.loads(self._store.get(name))
+
+    def _require_life(self, heard: dict[tuple[int, int], tuple[str, float]], patience: float, working: bool) -> None:
+        """`heard` is the caller's memory between two calls: each rank's last signs, and when they were first seen."""
         now = time.monotonic()
         for rank, beat in self._read().items():
-            count = 0 if beat is None else beat[0]
-            if rank not in heard or heard[rank][0] != count:
-                heard[rank] = (count, now)
-        return [rank for rank, (_, since) in heard.items() if now - since > patience]
+            for kind, value in ((0, beat[0]), (1, beat[2])) if beat else ((0, ""), (1, "")):
+                if heard.get((rank, kind), ("", now))[0] != value or (rank, kind) not in heard:
+                    heard[rank, kind] = (value, now)
+        for kind, said in ((0, "no sign of life from"), (1, f"no progress within {patience:g} s from"))[: 1 + working]:
+            lost = [rank for (rank, k), (_, since) in heard.items() if k == kind and now - since > patience]
+            if lost:
+                raise Lost(f"{said} rank {', '.join(map(str, lost))}")
 
     def _beat(self) -> None:
         while not self._stopped.wait(self.interval):
@@ -67,11 +105,12 @@ class Heartbeat:
 
     def _publish(self) -> None:
         self._beats += 1
-        self._store.set(f"beat/{self.rank}", f"{self._beats} {self.step}")
+        self._store.set(f"beat/{self.rank}", f"{self._beats} {self.step} {self.progress}")
 
-    def _read(self) -> dict[int, tuple[int, int] | None]:
+    def _read(self) -> dict[int, list[str] | None]:
+        """By rank its count of beats, its step and its progress; None for one that has not begun."""
         keys = {rank: f"beat/{rank}" for rank in range(self.size)}
         return {
-            rank: tuple(map(int, self._store.get(key).split())) if self._store.check([key]) else None
+            rank: self._store.get(key).decode().split() if self._store.check([key]) else None
             for rank, key in keys.items()
         }

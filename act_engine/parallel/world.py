@@ -1,7 +1,6 @@
 """The processes of a run: who they are, how they find each other, and what they tell each other outside of training."""
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,14 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from act_engine.parallel.heartbeat import Heartbeat
+from act_engine.errors import ProcessLost
+from act_engine.parallel.heartbeat import Heartbeat, Lost
 
 DAY = 86_400
 T = TypeVar("T")
-
-
-class ProcessLost(RuntimeError):
-    """A collective failed because another process died or hung; the message names it where that could be found out."""
 
 
 @dataclass
@@ -47,12 +43,18 @@ class World:
         if self.heartbeat is not None:
             self.heartbeat.step = step
 
+    def progress(self) -> None:
+        """Note that this rank gets on with what it does between two `total`s, such as one more answer of a model."""
+        if self.heartbeat is not None:
+            self.heartbeat.progress += 1
+
     def gather(self, values: Tensor) -> Tensor:
         """The equally shaped host tensors of every rank, stacked in rank order."""
         if self.control is None:
             return values[None]
         gathered = [torch.empty_like(values) for _ in range(self.size)]
-        dist.all_gather(gathered, values, group=self.control)
+        with self.watched():
+            dist.all_gather(gathered, values, group=self.control)
         return torch.stack(gathered)
 
     def texts(self, text: str) -> list[str]:
@@ -71,35 +73,29 @@ class World:
         """Rank 0's `text`; a collective."""
         return self.texts(text if self.is_main else "")[0]
 
-    def total(self, counts: Sequence[int]) -> list[int]:
-        """The sum of whole numbers over all ranks; waits for the slowest rank as long as it lives, a day at most.
+    def total(self, counts: Sequence[int], *, working: bool = True) -> list[int]:
+        """The sum of whole numbers over all ranks; waits for the slowest rank as long as it gets on with its work.
+
+        Args:
+            working: the work is such that `progress` is called in it, more often than every `timeout` seconds; False:
+                signs of life are enough.
 
         Raises:
-            ProcessLost: a rank gave no sign of life for `timeout` seconds: it died, or the system stopped it.
+            ProcessLost: a rank died, or has not got on for `timeout` seconds.
         """
         if self.size == 1:
             return list(counts)
-        patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=DAY))
-        summed = torch.tensor(counts, dtype=torch.int64)
-        work = dist.all_reduce(summed, group=patient, async_op=True)
-        heard: dict[int, tuple[int, float]] = {}
-        while self.heartbeat is not None and not self._done(work, 1.0):
-            silent = self.heartbeat.silent(heard, self.timeout)
-            if silent:
-                lost = ", ".join(map(str, silent))
-                raise ProcessLost(f"rank {self.rank}: another process died or hung (no sign of life from rank {lost})")
-        work.wait()
-        dist.destroy_process_group(patient)
-        return summed.tolist()
-
-    @staticmethod
-    def _done(work: dist.Work, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while not work.is_completed():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-        return True
+        with self.watched():
+            if self.heartbeat is not None:
+                try:
+                    return self.heartbeat.total(counts, self.timeout, working=working)
+                except Lost as lost:
+                    raise self._lost(str(lost)) from None
+            patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=DAY))
+            summed = torch.tensor(counts, dtype=torch.int64)
+            dist.all_reduce(summed, group=patient)
+            dist.destroy_process_group(patient)
+            return summed.tolist()
 
     def main_first(self, make: Callable[[], T]) -> T:
         """What `make` gives on this rank; rank 0 is through with it before the others begin, however long it takes.
@@ -112,7 +108,7 @@ class World:
                 made = make()
             except (ValueError, OSError) as error:
                 mistake = error
-        (mistakes,) = self.total([int(mistake is not None)])
+        (mistakes,) = self.total([int(mistake is not None)], working=False)
         with self.together():
             if mistake is not None:
                 raise mistake
@@ -148,11 +144,16 @@ class World:
         """Turn the failure of a collective inside into `ProcessLost`, which names the rank that died or hung."""
         try:
             yield
+        except ProcessLost:
+            raise
         except RuntimeError as error:
             if self.size == 1 or not _is_collective_failure(error):
                 raise
             lost = self.heartbeat.find_lost() if self.heartbeat else "which one could not be found out"
-            raise ProcessLost(f"rank {self.rank}: another process died or hung ({lost})") from error
+            raise self._lost(lost) from error
+
+    def _lost(self, who: str) -> ProcessLost:
+        return ProcessLost(f"rank {self.rank}: another process died or hung ({who})")
 
     def close(self) -> None:
         """Leave the process group that `connect` made."""

@@ -17,7 +17,7 @@ from act_engine.reporting import plots, words
 from act_engine.reporting.html import Html, details, element, joined, paragraph, table
 from act_engine.reporting.measure import EPS_STEPS, MeasuredRun
 from act_engine.reporting.plotting import THEMES
-from act_engine.runs.folder import write_text
+from act_engine.runs.folder import write_bytes, write_text
 from act_engine.runs.methods import method_label
 
 
@@ -44,7 +44,7 @@ class Page:
     def figure(self, name: str, make: Callable[[str], bytes], caption: str = "", alt: str | None = None) -> Html:
         """A plot that `make` draws for a theme; `alt` stands for it where it cannot be seen, in its caption's place."""
         light, dark = make("light"), make("dark")
-        (self.pictures / f"{name}.png").write_bytes(light)
+        write_bytes(self.pictures / f"{name}.png", light)
         other = element("source", media="screen and (prefers-color-scheme: dark)", srcset=_uri(dark))
         image = element("img", src=_uri(light), alt=alt or caption, width=_width(light))
         below = [element("figcaption", caption)] * bool(caption)

@@ -8,22 +8,21 @@ from typing import Any
 from act_engine.data import Data, describe_data, identity, require_same
 from act_engine.parallel import World
 from act_engine.runs.folder import DATA, write_json
+from act_engine.runs.reading import read_json
 
 
 def read_data(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     """The content of data.json; empty where there is none, or, with a warning, where it is damaged."""
     file = folder / DATA
-    try:
-        content = json.loads(file.read_text("utf-8"))
-        if not isinstance(content, dict) or not all(
-            isinstance(split, dict) and {"images", "classes", "counts", "digest"} <= split.keys()
-            for split in content.values()
-        ):
-            raise ValueError("it does not tell images apart")
-    except FileNotFoundError:
+    if not file.exists():
         return {}
-    except (OSError, ValueError) as problem:
-        warn(f"{file} cannot be read ({problem}); the data is not compared with it")
+    try:
+        content = read_json(file)
+        for split, told in content.items():
+            if not isinstance(told, dict) or not told.keys() >= {"images", "classes", "counts", "digest"}:
+                raise ValueError(f"{file}: got no identity of the {split} images; allowed: the file as it was written")
+    except ValueError as problem:
+        warn(f"{problem}; the data is not compared with it")
         return {}
     return content
 

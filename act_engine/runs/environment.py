@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from act_engine.errors import require
 from act_kernels import backends
 
 PACKAGES = (
@@ -27,6 +28,7 @@ PACKAGES = (
 
 def pick_device(name: str) -> torch.device:
     """The device that ``train.device`` names; auto is the GPU if there is one."""
+    require(name in ("auto", "cpu", "cuda"), "train.device", name, "auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device: got 'cuda', but no GPU is available; use cpu or auto")
     if name == "auto":

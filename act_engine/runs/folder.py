@@ -149,6 +149,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, "utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically; OSError says which and why."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     endless = new["optim"]["schedule"] in ENDLESS
     free = (*FREE, "train.epochs") if endless else FREE

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -28,10 +28,46 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in words of its own
         partial.unlink(missing_ok=True) if partial.is_file() else None
-        raise OSError(f"{path} could not be written: {error}") from error
+        raise _could_not(path, error) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+class Growing:
+    """A file that grows at its end by whole pieces.
+
+    Raises:
+        OSError: it could not be opened, or a piece not be written: then the file is as it was before that piece.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _could_not(path, error) from error
+
+    def append(self, piece: bytes) -> None:
+        """Write a piece at the end."""
+        before = self._file.seek(0, os.SEEK_END)
+        rest = memoryview(piece)
+        try:
+            while rest:  # a disk that is nearly full takes a part of it
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(before)
+            raise _could_not(self.path, error) from error
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._file.close()
+
+
+def _could_not(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path} could not be written: {error}")
 
 
 def is_leftover(path: Path) -> bool:

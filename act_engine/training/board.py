@@ -1,12 +1,19 @@
 """What TensorBoard shows of a run: scalars in groups, its settings and surroundings as text, its final accuracies."""
 
+import io
+import itertools
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from act_engine.runs.folder import CONFIG, ENVIRONMENT
+from act_engine.runs.writing import Growing
 
 FOLDER = "tensorboard"
+_count = itertools.count()  # of this process's event files
 SPEED = ("seconds", "images_per_second", "data_wait_fraction")
 
 
@@ -34,36 +41,64 @@ def final_scalars(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Board:
-    """Writes the event files in a run's folder.
+    """Writes an event file in a run's folder, record by record.
+
+    Not by TensorBoard's own writer, whose thread ends on a full disk with a traceback and leaves half a record.
 
     Args:
         folder: of the run.
         purge_step: records from this step on, left by an interrupted run, are hidden; None: none are.
+
+    Raises:
+        OSError: from any method: the file could not be written; it holds whole records.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}.{next(_count)}"
+        self._file = Growing(folder / FOLDER / name)
+        self._event(file_version="brain.Event:2")
+        if purge_step is not None:
+            from tensorboard.compat.proto.event_pb2 import SessionLog
 
-        self._writer = SummaryWriter(str(folder / FOLDER), purge_step=purge_step)
+            self._event(purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def describe(self, folder: Path) -> None:
         """Show the run's settings and surroundings, as its folder has them, as text."""
+        from torch.utils.tensorboard.summary import text
+
         for file in (CONFIG, ENVIRONMENT):
             if (folder / file).exists():
-                lines = (folder / file).read_text("utf-8").splitlines()
-                self._writer.add_text(Path(file).stem, "\n".join(f"    {line}" for line in lines))  # as Markdown's code
+                lines = (folder / file).read_text("utf-8", errors="replace").splitlines()
+                as_code = "\n".join(f"    {line}" for line in lines)  # of Markdown
+                self._event(summary=text(Path(file).stem, as_code))
 
     def write(self, record: Mapping[str, float]) -> None:
         """Write one record; it has ``step`` and any other numbers."""
-        for name, value in record.items():
-            if name not in ("step", "epoch"):
-                self._writer.add_scalar(tag(name), value, int(record["step"]))
+        values = {tag(name): value for name, value in record.items() if name not in ("step", "epoch")}
+        self._scalars(values, int(record["step"]))
 
     def write_evaluation(self, evaluation: Mapping[str, Any], step: int) -> None:
         """Write the accuracies of each model that was measured, in [0, 1], as ``accuracy/test_KIND/MODEL``."""
-        for name, value in final_scalars(evaluation).items():
-            self._writer.add_scalar(name, value, step)
+        self._scalars(final_scalars(evaluation), step)
 
     def close(self) -> None:
-        """Everything is on the disk."""
-        self._writer.close()
+        """Nothing more comes."""
+        self._file.close()
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        from torch.utils.tensorboard.summary import scalar
+
+        parts = [scalar(name, value) for name, value in values.items()]
+        if parts:
+            summary = parts[0]
+            for part in parts[1:]:
+                summary.MergeFrom(part)
+            self._event(step, summary=summary)
+
+    def _event(self, step: int | None = None, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        framed = io.BytesIO()
+        RecordWriter(framed).write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
+        self._file.append(framed.getvalue())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from act_engine.models import describe_model
 from act_engine.models.finite import non_finite
+from act_engine.runs.reading import read_json
 from act_engine.runs.writing import sync, whole_file
 
 MANIFEST = "manifest.json"
@@ -109,11 +110,11 @@ def save(
         for stem, group in tensors.items():
             with whole_file(partial / f"{stem}.safetensors") as file:
                 save_file(dict(group), file)
-        (partial / "state.json").write_text(json.dumps(values), "utf-8")
+        with whole_file(partial / "state.json") as file:
+            file.write_text(json.dumps(values), "utf-8")
         digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps(digests, indent=1), "utf-8")
-        for path in [*partial.iterdir(), partial]:
-            sync(path)
+        with whole_file(partial / MANIFEST) as file:
+            file.write_text(json.dumps(digests, indent=1), "utf-8")
         if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
             os.replace(final, root / f".step-{step}.old")
         os.replace(partial, final)
@@ -163,14 +164,14 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None if every file is there and has its recorded digest."""
     try:
-        digests = json.loads((folder / MANIFEST).read_text("utf-8"))
+        digests = read_json(folder / MANIFEST)
         # Its word is not taken for where its files lie.
         outside = [name for name in digests if Path(name).name != name or name == ".."]
         if outside:
             return f"unreadable ({outside[0]!r} is no file of it)"
         if "state.json" not in digests:
             return "unreadable (no state.json)"
-        wrong = [name for name, digest in digests.items() if _digest(folder / name) != digest]
+        wrong = [name for name, told in digests.items() if not _is_whole(folder / name, told)]
         wrong += sorted({file.name for file in folder.glob("*.safetensors")} - digests.keys())  # a stray one
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return f"unreadable ({error})"
@@ -188,6 +189,20 @@ def export_weights(path: Path, state: Tensors, metadata: Mapping[str, str] | Non
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     with whole_file(path) as partial:
         save_file(copies, partial, None if metadata is None else dict(metadata))
+        _order_metadata(partial)
+
+
+def _order_metadata(file: Path) -> None:
+    """Sort the metadata in a file's header, which safetensors leaves to chance: same content, same bytes."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        if "__metadata__" in header:
+            ordered = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+            text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= length:
+                opened.seek(8)
+                opened.write(text.ljust(length))
 
 
 def save_model(
@@ -246,6 +261,10 @@ def _by_step(root: Path) -> list[Path]:
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.is_file() and _digest(path) == digest  # a pipe or a device would be read without end
 
 
 def _digest(path: Path) -> str:

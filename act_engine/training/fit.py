@@ -75,16 +75,17 @@ def fit(
         ValueError: a setting or an input is not what it has to be; one line says what is allowed.
         NonFiniteLoss, NonFiniteWeights: a loss, or in the last step a weight, became NaN or infinite.
     """
-    # In a ball of radius 0 every step is projected away, whatever its length; steps below 1 are refused below.
-    length = (usual_step_size(eps, max(steps, 1)) or 1.0) if step_size is None else step_size
-    base = Config()
-    base = dataclasses.replace(
-        base,
-        objective=dataclasses.replace(base.objective, name=objective) if isinstance(objective, str) else base.objective,
-        attack=dataclasses.replace(base.attack, eps=eps, steps=steps, step_size=length, norm=norm),
-        optim=dataclasses.replace(base.optim, lr=lr, schedule=schedule),
-        train=dataclasses.replace(base.train, epochs=epochs, precision=precision, seed=seed, device=device),
-    )
+    length = 1.0 if step_size is None else step_size
+    given = {
+        "attack": {"eps": eps, "steps": steps, "step_size": length, "norm": norm},
+        "optim": {"lr": lr, "schedule": schedule},
+        "train": {"epochs": epochs, "precision": precision, "seed": seed, "device": device},
+        **({"objective": {"name": objective}} if isinstance(objective, str) else {}),
+    }
+    base = dataclasses.replace(from_mapping(given), under=None)
+    if step_size is None:  # in a ball of radius 0 every step is projected away, whatever its length
+        length = usual_step_size(base.attack.eps, base.attack.steps) or 1.0
+        base = dataclasses.replace(base, attack=dataclasses.replace(base.attack, step_size=length))
     config = from_mapping(settings or {}, base)
     world = connect(pick_device(config.train.device), timeout=config.parallel.timeout)
     if (strategy := pick_strategy(config.parallel.strategy, world.size)) in SHARDED:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from act_engine.progress import Kind, duration, progress
 from act_engine.runs.folder import METRICS, write_text
 from act_engine.runs.reading import read_records
+from act_engine.runs.writing import Growing
 from act_engine.training.trackers import open_tracker
 
 
@@ -23,6 +24,10 @@ class RunLog:
         header: lines that say what is run.
         kind: of progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"none"``.
         tracker: where it is shown beside: the setting ``train.tracker``.
+        stop_on_error: a record that cannot be written shows in `error`; else it is told, once a file, and left out.
+
+    Raises:
+        OSError: at the beginning, the files could not be written.
     """
 
     def __init__(
@@ -35,11 +40,16 @@ class RunLog:
         header: Sequence[str] = (),
         kind: Kind = "auto",
         tracker: str = "tensorboard",
+        stop_on_error: bool = True,
     ) -> None:
+        self.error: OSError | None = None
+        """Why the run is to stop: a record could not be written."""
+        self._stop_on_error = stop_on_error
+        self._told: set[str] = set()
         path = folder / METRICS
         kept = [record for record in (read_records(path) if path.exists() else []) if record["step"] <= first_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._metrics = Growing(path)
         self._board = open_tracker(tracker, folder, purge_step=first_step + 1)
         self._board.describe(folder)
         self._first_step, self._epochs = first_step, epochs
@@ -53,10 +63,20 @@ class RunLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record; it has ``step`` and any other numbers."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        self._board.write(record)
+        self.keep(METRICS, lambda: self._metrics.append(f"{json.dumps(record)}\n".encode()))
+        self.keep("TensorBoard", lambda: self._board.write(record))
         self._progress.show(self._figures(record), always=any(name.endswith("_accuracy") for name in record))
+
+    def keep(self, what: str, write: Callable[[], None]) -> None:
+        """Call `write`; what its OSError leads to is as `stop_on_error` says."""
+        try:
+            write()
+        except OSError as error:
+            if self._stop_on_error:
+                self.error = self.error or error
+            elif what not in self._told:
+                self._told.add(what)
+                self.say(f"warning: {error}; going on without these records")
 
     def _figures(self, record: dict[str, Any]) -> dict[str, str]:
         figures = {"epoch": f"{record['epoch'] + 1}/{self._epochs}"}
@@ -79,11 +99,13 @@ class RunLog:
             self._progress.heading(f"trained steps {steps} in {duration(took)}, {took / (last - first):.3g} s a step")
         self._progress.close()
         self._board.close()
-        self._file.close()
+        self._metrics.close()
 
 
 class NoLog:
     """A `RunLog` for the processes that write nothing."""
+
+    error: OSError | None = None
 
     def advance(self) -> None:
         pass

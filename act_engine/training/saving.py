@@ -137,6 +137,13 @@ class Saving:
         self._saved_step, self.best = values["step"], values["best"]
         return self._saved_step
 
+    def where(self, step: int) -> str:
+        """Where the weights after `step` steps are to be had, for whoever could not write them elsewhere."""
+        folder = self._root / f"step-{step}"
+        if checkpoint.verify(folder) is None:
+            return f"the weights are in {folder}: make room and run the same command again"
+        return "make room and run the same command again, which goes on from the last checkpoint"
+
     def tensors(self, step: int) -> dict[str, dict[str, Tensor]]:
         """The tensors that the checkpoint of that step holds, by model's name, as the learners gave them."""
         return checkpoint.load(self._root / f"step-{step}")[0]

@@ -49,7 +49,7 @@ from act_engine.training.trackers import check_tracker, open_tracker
 
 __all__ = ["NonFiniteLoss", "NonFiniteWeights", "Trainer"]
 
-CHECKPOINT_FAILED = 128  # in the ranks' vote, above every signal's number
+WRITE_FAILED = 128  # in the ranks' vote, above every signal's number
 
 
 class Trainer:
@@ -195,7 +195,8 @@ class Trainer:
 
         Raises:
             NonFiniteLoss, NonFiniteWeights: the checkpoints before are left as they were.
-            OSError: a checkpoint could not be written, and ``checkpoint.on_error`` is stop; the older ones are intact.
+            OSError: a checkpoint or record could not be written, and ``checkpoint.on_error`` is stop, or a result; the
+                older checkpoints are intact.
             ProcessLost: another process died or hung.
         """
         try:
@@ -230,14 +231,13 @@ class Trainer:
                         self._log(log, clock)
                     if best or self.saving.due(self.step):
                         self._save(log)
-                    verdict = vote.cast(self._ballot(caught))
+                    verdict = vote.cast(self._ballot(log, caught))
                     if verdict or self.step == self.total_steps or self._out_of_patience():
                         break
             verdict = verdict or vote.settle()
             note_replaced(self.output, self.data, self.world, log.say)
-            if verdict == CHECKPOINT_FAILED:
-                self.saving.finish(log.say)
-                return 1
+            if verdict == WRITE_FAILED:
+                return self._fail(log)
             if verdict:
                 self._save(log)
                 self.saving.finish(log.say)
@@ -248,11 +248,17 @@ class Trainer:
                 log.say(f"ended after step {self.step} of {self.total_steps}: {self._patience()}")
             self._save(log)
             self.saving.join()  # so that the others learn what became of it
-            if vote.cast(self._ballot(caught=[])) or vote.settle():
-                self.saving.finish(log.say)
-                return 1
+            if vote.cast(self._ballot(log, caught=[])) or vote.settle():
+                return self._fail(log)
             self.saving.finish(log.say)
         return 0
+
+    def _fail(self, log: RunLog | NoLog) -> int:
+        """End at what could not be written, which rank 0 raises."""
+        self.saving.finish(log.say)
+        if log.error is not None:
+            raise log.error
+        return 1
 
     def _open_log(self) -> RunLog:
         header = (
@@ -270,8 +276,16 @@ class Trainer:
             )
         )
         train = self.config.train
-        shown = {"kind": train.progress, "tracker": train.tracker}
-        return RunLog(self.output, self.step, self.total_steps, epochs=train.epochs, header=header, **shown)
+        return RunLog(
+            self.output,
+            self.step,
+            self.total_steps,
+            epochs=train.epochs,
+            header=header,
+            kind=train.progress,
+            tracker=train.tracker,
+            stop_on_error=self.config.checkpoint.on_error == "stop",
+        )
 
     def _out_of_patience(self) -> bool:
         patience, best = self.config.checkpoint.best_patience, self.saving.best
@@ -340,9 +354,9 @@ class Trainer:
         self.measured = {}
         log.write(record)
 
-    def _ballot(self, caught: list[signal.Signals]) -> int:
-        if self.saving.failed:
-            return CHECKPOINT_FAILED
+    def _ballot(self, log: RunLog | NoLog, caught: list[signal.Signals]) -> int:
+        if self.saving.failed or log.error is not None:
+            return WRITE_FAILED
         return int(caught[0]) if caught else 0
 
     def _measure(self) -> bool:
@@ -389,7 +403,10 @@ class Trainer:
     def _export(self, states: Mapping[str, dict[str, Tensor]], prefix: str) -> None:
         for name, tensors in states.items():
             file = self.output / f"{prefix}{name}.safetensors"
-            checkpoint.export_weights(file, deployed(tensors), self._architecture(name))
+            try:
+                checkpoint.export_weights(file, deployed(tensors), self._architecture(name))
+            except OSError as error:
+                raise OSError(f"{error}; {self.saving.where(self.step)}") from error
 
     def _finish(self) -> None:
         """Export the models, the best and the last, measure what was exported, and say so."""
@@ -437,7 +454,12 @@ class Trainer:
         self._exported = {name: models[name] for name in self.learners}
         if world.is_main:
             keep(self.output, self.evaluation)
-            board = open_tracker(self.config.train.tracker, self.output)
-            board.write_evaluation(self.evaluation, self.step)
-            board.close()
+            try:
+                board = open_tracker(self.config.train.tracker, self.output)
+                board.write_evaluation(self.evaluation, self.step)
+                board.close()
+            except OSError as error:
+                if self.config.checkpoint.on_error == "stop":
+                    raise
+                print(f"warning: {error}")
             print(f"\n{format_table(self.evaluation)}\nrun folder: {self.output}")

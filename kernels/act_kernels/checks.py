@@ -1,11 +1,13 @@
 """Validation shared by the public functions: every error names the argument, what was given and what is allowed."""
 
 import math
+import sys
 
 import torch
 from torch import Tensor
 
 IMAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LARGEST = torch.finfo(torch.float32).max
 
 
 def float_tensor(name: str, t: Tensor) -> None:
@@ -38,9 +40,13 @@ def number_or_tensor(
     if not isinstance(value, Tensor):
         if not value == value:  # nan; under torch.compile a number may be symbolic, which math.isnan cannot take
             raise ValueError(f"{name}: expected a number, got nan")
+        if images.dtype != torch.float64 and LARGEST < abs(value) < math.inf:
+            raise ValueError(
+                f"{name}: expected a number that float32 holds, at most {LARGEST:.3g} in size, got {value}"
+            )
         return None, float(value)
     if value.dim() == 0:
-        value = value.expand(length or 1)
+        value = value.expand(1 if length is None else length)
     if value.shape != (length,):
         raise ValueError(f"{name}: expected a number or one value a {what}, ({length},), got {tuple(value.shape)}")
     if value.device != images.device:
@@ -65,9 +71,13 @@ def in_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name}: expected a value in [{low}, {high}], got {value}")
 
 
-def finite(name: str, value: float) -> None:
+def finite(name: str, value: float, computed: Tensor) -> None:
+    """A finite number in what `computed` is computed in."""
+    largest = sys.float_info.max if computed.dtype == torch.float64 else LARGEST
     if not -math.inf < value < math.inf:
         raise ValueError(f"{name}: expected a finite number, got {value}")
+    if not -largest <= value <= largest:
+        raise ValueError(f"{name}: expected a number that float32 holds, at most {largest:.3g} in size, got {value}")
 
 
 def temperature(value: float) -> None:

@@ -131,7 +131,7 @@ def trades_loss(
 
     The gradient goes to both matrices. Result, empty batches, stability and errors as in `act_loss`.
     """
-    checks.finite("beta", beta)
+    checks.finite("beta", beta, adversarial_logits)
     return _pair_loss(
         ("adversarial_logits", adversarial_logits), ("natural_logits", natural_logits), labels, (beta, 0.0, 1.0), 1.0,
         label_smoothing, True, "mean",
@@ -151,13 +151,14 @@ def attack_grad(logits: Tensor, target_logits: Tensor, labels: Labels, *, kl_wei
     """
     numbers = (kl_weight, ce_weight, 0.0, 1.0, 0.0, 1.0, NO_LOSS, True, False)
     run = ops.direct("kl_ce_loss", logits, target_logits, labels)
-    results = run and run(logits, target_logits, labels, None, None, *numbers)
+    in_range = abs(kl_weight) <= checks.LARGEST and abs(ce_weight) <= checks.LARGEST
+    results = run and in_range and run(logits, target_logits, labels, None, None, *numbers)
     if results:
         return results[1]
     wide, wide_target = checks.logits_pair("logits", logits, "target_logits", target_logits)
     target = checks.targets(labels, "logits", wide)
-    checks.finite("kl_weight", kl_weight)
-    checks.finite("ce_weight", ce_weight)
+    checks.finite("kl_weight", kl_weight, wide)
+    checks.finite("ce_weight", ce_weight, wide)
     _, grad, _ = _op("kl_ce_loss", wide)(wide.detach(), wide_target.detach(), *target, *numbers)
     return grad.to(logits.dtype)
 
@@ -177,12 +178,13 @@ def _pair_loss(
     wanted = _wants_grad(logits), target_grad and _wants_grad(target_logits)
     numbers = (*weights, temperature, label_smoothing, scales[0], _REDUCTIONS[reduction], *wanted)
     run = ops.direct("kl_ce_loss", logits, target_logits, labels)
-    results = run and run(logits, target_logits, labels, None, None, *numbers)
+    in_range = abs(weights[0]) <= checks.LARGEST and abs(weights[1]) <= checks.LARGEST
+    results = run and in_range and run(logits, target_logits, labels, None, None, *numbers)
     if not results:
         logits, target_logits = checks.logits_pair(name, logits, target_name, target_logits)
         target = checks.targets(labels, name, logits)
-        checks.finite("kl_weight", weights[0])
-        checks.finite("ce_weight", weights[1])
+        checks.finite("kl_weight", weights[0], logits)
+        checks.finite("ce_weight", weights[1], logits)
         checks.temperature(temperature)
         checks.in_range("label_smoothing", label_smoothing, 0, 1)
         scales = _mean_scales(logits) if reduction == "mean" else scales
@@ -324,6 +326,7 @@ def _is_last_use(factor: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._autograd._get_current_graph_task_keep_graph()
         and not torch._C._functorch.is_functorch_wrapped_tensor(factor)
+        and not torch._C._functorch.is_legacy_batchedtensor(factor)  # autograd.grad(is_grads_batched=True)
     )
 
 

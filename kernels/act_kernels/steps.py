@@ -45,7 +45,7 @@ def pgd_step(
     looked for, since that would stop the host.
     """
     run = ops.direct("pgd_step", x_adv, grad, x)
-    if run is not None and norm in _NORMS and not isinstance(eps, Tensor):
+    if run is not None and norm in _NORMS and _is_plain(step_size) and _is_plain(eps):
         out = x_adv if inplace else torch.empty_like(x_adv)
         if run(out, x_adv, grad, x, step_size, eps, lower, upper, norm):
             if inplace:
@@ -145,6 +145,11 @@ def _l2_radius(images: Tensor, key: Tensor, first: int, eps: tuple[Tensor | None
     half = torch.full_like(uniform, 0.5)
     torch_ops.random_start_(uniform, half, ~key, first, False, None, 0.5, None, 0.0, None, 1.0)
     return (eps[1] if eps[0] is None else eps[0]) * uniform.flatten() ** (1 / dimensions) / length
+
+
+def _is_plain(value: float | Tensor) -> bool:
+    """Whether the op can take the value as it is: a number of float32's range, or ±inf."""
+    return type(value) in (float, int) and not checks.LARGEST < abs(value) < torch.inf
 
 
 def _bounds(

@@ -81,9 +81,11 @@ def test_the_recipes_are_all_there():
 def test_a_recipe_builds_the_published_model(name: str):
     config = from_mapping(read_recipe(name))
     shape = (3, 32, 32) if config.data.name.startswith("cifar") else (3, 224, 224)
+    assert config.model.num_classes is None  # the data's
+    classes = sources()[config.data.name].usual.num_classes
     with torch.device("meta"):
-        model = build_model(**config.model.architecture("robust"), image_shape=shape)
-        assert model(torch.empty(2, *shape)).shape == (2, config.model.num_classes)
+        model = build_model(**{**config.model.architecture("robust"), "num_classes": classes}, image_shape=shape)
+        assert model(torch.empty(2, *shape)).shape == (2, classes)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters / 1e6 == pytest.approx(MILLIONS_OF_PARAMETERS[name], abs=0.1)
 

@@ -5,7 +5,7 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch.func import jvp
 
-from act_kernels import act_loss, kl_ce_loss, pgd_step, trades_loss, use_backend
+from act_kernels import act_loss, attack_grad, kl_ce_loss, pgd_step, random_start, trades_loss, use_backend
 
 VIEWS = {
     "the same tensor": lambda x: x,
@@ -88,3 +88,40 @@ def test_dual_tensors_too(backend):
     point = first.clone().requires_grad_()
     (grad,) = torch.autograd.grad(trades_loss(point, second, labels), point)
     torch.testing.assert_close(tangent, (grad * direction).sum(), rtol=0, atol=1e3 * torch.finfo(dtype).eps)
+
+
+def test_batched_gradients_are_those_of_each_by_itself(backend):
+    """Also where the graph is freed, and the stored gradient would otherwise be written over."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(4, 7, generator=generator).requires_grad_() for _ in range(2))
+    labels, factors = torch.arange(4), torch.tensor([1.0, 2.0, -0.5])
+    for keep in (True, False):
+        total = sum(act_loss(first, second, labels))
+        batched = torch.autograd.grad(total, (first, second), factors, is_grads_batched=True, retain_graph=keep)
+        once = torch.autograd.grad(sum(act_loss(first, second, labels)), (first, second))
+        for several, one in zip(batched, once, strict=True):
+            torch.testing.assert_close(several, torch.stack([f * one for f in factors]))
+
+
+def test_one_radius_in_a_tensor_serves_an_empty_batch_too(backend):
+    empty = torch.empty(0, 3, 4, 4)
+    assert pgd_step(empty, empty, empty, torch.tensor(0.1), torch.tensor(0.1)).shape == empty.shape
+    assert random_start(empty, torch.tensor(0.1)).shape == empty.shape
+
+
+def test_numbers_beyond_float32_are_refused_where_float32_is_computed():
+    x, z, labels = torch.full((2, 3), 0.5), torch.zeros(2, 3), torch.tensor([0, 1])
+    for name in ("reference", "native"):
+        with use_backend(name):
+            with pytest.raises(ValueError, match=r"step_size: expected a number that float32 holds, .* got 1e\+39"):
+                pgd_step(x, x, x, 1e39, 0.1)
+            with pytest.raises(ValueError, match="eps: expected a number that float32 holds"):
+                pgd_step(x, x, x, 0.1, 1e39)
+            with pytest.raises(ValueError, match="beta: expected a number that float32 holds"):
+                trades_loss(z, z, labels, beta=-1e39)
+            with pytest.raises(ValueError, match="kl_weight: expected a number that float32 holds"):
+                kl_ce_loss(z, z, labels, kl_weight=1e39, ce_weight=0.0)
+            with pytest.raises(ValueError, match="ce_weight: expected a number that float32 holds"):
+                attack_grad(z, z, labels, kl_weight=1.0, ce_weight=1e39)
+            assert torch.equal(pgd_step(x, x, x, float("inf"), 0.125), torch.full_like(x, 0.625))
+    assert trades_loss(z.double(), z.double() + 1, labels, beta=1e39).isfinite()

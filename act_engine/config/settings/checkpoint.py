@@ -26,7 +26,8 @@ class CheckpointConfig:
     """With best_every_epochs: end the training after so many measurements in a row without a new best, 1 or more;
     null: train all epochs."""
     on_error: Literal["stop", "continue"] = "stop"
-    """What a checkpoint that cannot be written (a full disk) does to the run; the older ones stay in either case."""
+    """What a checkpoint, or a line of metrics, that cannot be written (a full disk) does to the run; the older
+    checkpoints stay in either case. The results at the end must be written in any case."""
 
     def __post_init__(self) -> None:
         if self.every_steps is not None:

@@ -5,6 +5,11 @@ from typing import Literal
 
 from act_engine.errors import require
 
+MOST_IMAGES = 2**20
+"""In a batch."""
+MOST_PIXELS = 2**14
+"""On a side of a picture."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -43,7 +48,7 @@ class DataConfig:
     epoch_images: int | None = None
     """With extra: images that make an epoch, 1 or more; null: as many as the data set has."""
     batch_size: int = 128
-    """Training images per step and process, 1 or more."""
+    """Training images per step and process, 1 to 1048576."""
     workers: int = 2
     """Loader threads per process, 1 or more."""
     augment: str | None = None
@@ -58,7 +63,7 @@ class DataConfig:
     erasing: float = 0.0
     """Training: probability, 0 to 1, that a rectangle of an image is made black."""
     image_size: int = 224
-    """image_folder, webdataset: side of a picture in pixels."""
+    """image_folder, webdataset: side of a picture in pixels, 1 to 16384."""
     eval_resize: int | None = None
     """image_folder, webdataset: shorter side before the evaluation's centre crop; null: image_size / 0.875."""
     train_sizes: tuple[int, ...] = ()
@@ -78,7 +83,14 @@ class DataConfig:
     """cifar10, cifar100: fetch the official archive into path if it is not there."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
+        require(1 <= self.batch_size <= MOST_IMAGES, "data.batch_size", self.batch_size, f"1 to {MOST_IMAGES}")
+        for name, sides in (
+            ("image_size", (self.image_size,)),
+            ("eval_resize", () if self.eval_resize is None else (self.eval_resize,)),
+            ("train_sizes", self.train_sizes),
+        ):
+            for side in sides:
+                require(1 <= side <= MOST_PIXELS, f"data.{name}", side, f"1 to {MOST_PIXELS}, in pixels")
         require(1 <= self.workers <= 1024, "data.workers", self.workers, "1 to 1024")
         require(0 <= self.seed < 2**31, "data.seed", self.seed, "0 to 2147483647")
         require(0 <= self.label_noise <= 1, "data.label_noise", self.label_noise, "0 to 1")

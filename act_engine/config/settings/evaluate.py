@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from act_engine.config.settings.attack import AttackConfig
+from act_engine.config.settings.data import MOST_IMAGES
 from act_engine.errors import require
 
 
@@ -35,7 +36,7 @@ class EvaluateConfig:
     check_masking: bool = True
     """Look for signs of gradient masking with PGD-20 on 100 images in growing balls."""
     batch_size: int = 500
-    """Images attacked at a time, 1 or more."""
+    """Images attacked at a time, 1 to 1048576."""
     corruptions: tuple[str, ...] = ()
     """Common corruptions of the test images, at each of which accuracy is measured too, in severities 1 to 5: all, or
     gaussian_noise, shot_noise, impulse_noise, speckle_noise, gaussian_blur, defocus_blur, zoom_blur, brightness,
@@ -53,7 +54,7 @@ class EvaluateConfig:
         require(self.targets >= 0, "evaluate.targets", self.targets, "0 or more")
         if self.images is not None:
             require(self.images >= 1, "evaluate.images", self.images, "1 or more, or null")
-        require(self.batch_size >= 1, "evaluate.batch_size", self.batch_size, "1 or more")
+        require(1 <= self.batch_size <= MOST_IMAGES, "evaluate.batch_size", self.batch_size, f"1 to {MOST_IMAGES}")
         l1 = self.norm == "l1" and self.attack != "none"
         require(not l1 or self.by_library, "evaluate.norm", self.norm, f"linf, l2 with attack {self.attack}")
         if self.eps is not None:
