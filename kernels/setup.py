@@ -131,6 +131,9 @@ class WheelForEveryPython(bdist_wheel):
 class SourceWithKernels(sdist):
     """Takes the kernels' sources along, which lie beside the package's folder in the repository."""
 
+    def _add_defaults_ext(self) -> None:
+        """Not one by one: a path that leads out of the package's folder leads out of the archive's too."""
+
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)
         shutil.copytree(_CSRC, Path(base_dir, "csrc"), dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))

@@ -116,3 +116,23 @@ def test_the_package_never_imports_itself_by_name():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             assert not [name for name in names if name.split(".")[0] == "act_kernels"], path
+
+
+def test_hugging_face_kernels_loads_the_layout_beside_the_package(tmp_path):
+    kernels = pytest.importorskip("kernels")  # the repository's own folder, where Hugging Face's is not installed
+    if not hasattr(kernels, "get_local_kernel"):
+        pytest.skip("Hugging Face's kernels is not installed (pip install kernels)")
+    sys.path.insert(0, str(_PACKAGE.parent))
+    try:
+        hub = pytest.importorskip("hub", reason="kernels/hub.py is in the repository alone (Python 3.11 or later)")
+    finally:
+        sys.path.remove(str(_PACKAGE.parent))
+    package = _copy(tmp_path, {"namespace": "act_kernels_of_the_hub", "left_out": {"_cpu": "a test"}})
+    (variant,) = hub.lay_out(package, tmp_path / "hub")
+    assert json.loads((variant / "metadata.json").read_text())["license"] == "Apache-2.0"
+    loaded = kernels.get_local_kernel(tmp_path / "hub", backend="cpu")
+    x, grad = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    with loaded.use_backend("reference"):
+        assert torch.equal(loaded.pgd_step(x, grad, x, 0.1, 0.1), act_kernels.pgd_step(x, grad, x, 0.1, 0.1))
+    assert loaded.pgd_step is not act_kernels.pgd_step
+    assert hasattr(torch.ops.act_kernels_of_the_hub, "pgd_step")
