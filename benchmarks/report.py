@@ -257,6 +257,7 @@ def whole_tables() -> dict[str, str]:
         "loading": loading_table,
         "peers-short": peers_short_table,
         "peers": peers_table,
+        "views": view_table,
     }
     return {name: _each_device(part) for name, part in parts.items()}
 

@@ -265,11 +265,11 @@ def robust_model(request) -> tuple[str, torch.nn.Module, torch.Tensor, torch.Ten
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_peers_evaluation(benchmark, bench, request, attack, robust_model, tmp_path):
     load = os.getloadavg()[0]
-    name, model, images, labels, eps = robust_model
+    architecture, model, images, labels, eps = robust_model
     task = {
         "kind": "evaluation",
         "name": attack,
-        "model": name,
+        "model": architecture,
         "classes": model.fc.out_features,
         "file": batch_file(tmp_path, model, images, labels),
         "threads": torch.get_num_threads(),
@@ -299,7 +299,7 @@ def test_peers_evaluation(benchmark, bench, request, attack, robust_model, tmp_p
                 del answers[name]
                 drop(processes, missing, name, f"{others} of {len(expected)} verdicts differ from {reference}'s")
         shape = "x".join(map(str, images.shape))
-        size = f"{attack.replace('pgd', 'PGD-100 x 5')} {name} {shape}"
+        size = f"{attack.replace('pgd', 'PGD-100 x 5')} {architecture} {shape}"
         add_rows(
             bench, {"op": "peers evaluation", "size": size, "load": load}, answers, processes, missing, extra, IMAGES
         )

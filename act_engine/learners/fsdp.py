@@ -28,6 +28,7 @@ class FSDPLearner(Learner):
             gradients are averaged (hybrid sharding). None: all of them.
     """
 
+    sharded = True
     sgd: ClassVar[dict[str, bool]] = {"foreach": True}  # the fused one does not take shards
 
     def __init__(
@@ -71,13 +72,18 @@ class FSDPLearner(Learner):
 
     def state_dict(self, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors: dict[str, Tensor] = {}
-        for name, value in self.sharded_state().items():  # one at a time: the device never holds more than one gathered
+        for name, value in self._state().items():  # one at a time: the device never holds more than one gathered
             full = value.full_tensor() if _is_sharded(value) else value
             if keep:
                 tensors.update(host_copies({name: full}))
         return tensors, self._values()
 
-    def sharded_state(self) -> dict[str, Tensor]:
+    def shards(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = self._state()
+        copies = host_copies({name: _local(value) for name, value in state.items()})
+        return {name: _as(copy, state[name]) for name, copy in copies.items()}, self._values()
+
+    def _state(self) -> dict[str, Tensor]:
         """The tensors of `state_dict` as this process holds them: DTensors where they are sharded."""
         tensors = {f"model.{name}": value for name, value in self._trained.state_dict().items()}
         for name, parameter in self._trained.named_parameters():
@@ -178,6 +184,4 @@ def _as(local: Tensor, like: Tensor) -> Tensor:
         return local
     from torch.distributed.tensor import DTensor
 
-    return DTensor.from_local(
-        local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
+    return DTensor(local, like._spec, requires_grad=False)  # `from_local` would move it to the mesh's device

@@ -46,6 +46,8 @@ class Learner:
         batchnorm_first: the same in the very first step; None: as in the others.
     """
 
+    sharded: ClassVar[bool] = False
+    """Whether it has `shards`."""
     sgd: ClassVar[dict[str, bool]] = {"fused": True}
     """How SGD goes through the parameters."""
 
@@ -168,6 +170,10 @@ class Learner:
                     tensors[f"{key}.{name}"] = value
         tensors |= {f"ema.{name}": value for name, value in self._average.items()}
         return (host_copies(tensors) if keep else {}), self._values()
+
+    def shards(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """`state_dict` without a gather: DTensors stand for this process's part of a tensor, on the host."""
+        raise NotImplementedError
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what `state_dict` gave, under this strategy or another."""

@@ -29,6 +29,7 @@ FREE = (
     "train.max_steps",
     "train.log_every",
     "train.progress",
+    "train.tracker",
     "train.accumulate",
     "data.batch_size",
     "data.workers",

@@ -150,8 +150,10 @@ def weights_of(folder: Path, checkpoint: str = "best") -> dict[str, Path]:
         )
     if not found:
         steps = sorted((folder / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
-        kept = ", ".join(path.name for path in steps) or "none"
-        raise ValueError(f"--checkpoint: got {checkpoint!r}; allowed with {str(folder)!r}: best, last, {kept}")
+        kept = ", ".join(path.name for path in steps if any((path / f"{n}.safetensors").exists() for n in MODELS))
+        raise ValueError(
+            f"--checkpoint: got {checkpoint!r}; allowed with {str(folder)!r}: best, last{kept and ', '}{kept}"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ INCIDENTAL = (
     "train.device",
     "train.log_every",
     "train.progress",
+    "train.tracker",
     "data.path",
     "data.workers",
     "parallel.",

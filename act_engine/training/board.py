@@ -30,6 +30,16 @@ def tag(name: str) -> str:
     return f"optim/{name}"
 
 
+def final_scalars(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies of an evaluation, in [0, 1], by their names on a board: ``accuracy/test_KIND/MODEL``."""
+    return {
+        f"accuracy/test_{name.removesuffix('_accuracy')}/{model}": value
+        for model, entry in evaluation["models"].items()
+        for name, value in entry.items()
+        if name.endswith("_accuracy") and value is not None
+    }
+
+
 class Board:
     """Writes an event file in a run's folder, record by record.
 
@@ -69,13 +79,7 @@ class Board:
 
     def write_evaluation(self, evaluation: Mapping[str, Any], step: int) -> None:
         """Write the accuracies of each model that was measured, in [0, 1], as ``accuracy/test_KIND/MODEL``."""
-        values = {
-            f"accuracy/test_{name.removesuffix('_accuracy')}/{model}": value
-            for model, entry in evaluation["models"].items()
-            for name, value in entry.items()
-            if name.endswith("_accuracy") and value is not None
-        }
-        self._scalars(values, step)
+        self._scalars(final_scalars(evaluation), step)
 
     def close(self) -> None:
         """Nothing more comes."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from act_engine.models import describe_model
 from act_engine.models.finite import non_finite
 from act_engine.runs.reading import read_json
 from act_engine.runs.writing import sync, whole_file
+from act_engine.training.shards import agree, is_sharded, load_shards, local_parts, save_shards
 
 MANIFEST = "manifest.json"
 ADVICE = "Try a lower optim.lr, optim.clip_norm or train.precision float32, and look for bad images"
@@ -59,6 +61,25 @@ class Writer:
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint")
         self._thread.start()
 
+    def save_shards(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        values: Mapping[str, Any] | None,
+        forever: Collection[int],
+        group: dist.ProcessGroup,
+    ) -> None:
+        """`save` of what every process holds, by all of them together; `group` is theirs alone for that.
+
+        Args:
+            tensors: DTensors among them stand for this process's part; on the host.
+            values: on rank 0; None elsewhere.
+        """
+        self.join()
+        arguments = (step, tensors, values, forever, group)
+        self._thread = threading.Thread(target=self._write_shards, args=arguments, name="checkpoint")
+        self._thread.start()
+
     def join(self) -> None:
         """Wait for the write under way."""
         if self._thread is not None:
@@ -69,6 +90,40 @@ class Writer:
         """Why the last write failed, told once."""
         error, self.error = self.error, None
         return error
+
+    def _write_shards(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        values: Mapping[str, Any] | None,
+        forever: Collection[int],
+        group: dist.ProcessGroup,
+    ) -> None:
+        """Each stage is begun on all ranks or on none, and its failure is every rank's error."""
+        partial = self.root / f".step-{step}.partial"
+
+        def begun() -> None:
+            for stem, part in tensors.items():
+                require_finite(local_parts(part), f"step {step}: the {stem} model's")
+            if values is not None:
+                begin(self.root, step)
+
+        def placed() -> None:
+            if values is not None:
+                place(self.root, step, values, {name: d for part in digests for name, d in part.items()})
+                drop(self.root, step, self.keep, forever)
+
+        try:
+            agree(begun, group)
+            files = save_shards(partial, tensors, group)
+            digests = agree(lambda: {path.name: _digest(path) for path in files}, group)
+            agree(placed, group)
+        except NonFiniteWeights as error:
+            self.error = NonFiniteWeights(f"{error}. The checkpoints before it are intact")
+        except Exception as error:  # a thread's exception would be lost
+            if values is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            self.error = OSError(f"checkpoint step-{step} could not be written: {error}; the older ones are intact")
 
     def _write(self, root: Path, step: int, *arguments: Any) -> None:
         try:
@@ -101,27 +156,49 @@ def save(
     """
     for stem, group in tensors.items():
         require_finite(group, f"step {step}: the {stem} model's")
-    root.mkdir(parents=True, exist_ok=True)
-    final, partial = root / f"step-{step}", root / f".step-{step}.partial"
-    for left in root.glob(".step-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)  # what cannot be deleted is in nobody's way
-    partial.mkdir()
+    partial = begin(root, step)
     try:
         for stem, group in tensors.items():
             with whole_file(partial / f"{stem}.safetensors") as file:
                 save_file(dict(group), file)
-        with whole_file(partial / "state.json") as file:
-            file.write_text(json.dumps(values), "utf-8")
         digests = {path.name: _digest(path) for path in sorted(partial.iterdir())}
-        with whole_file(partial / MANIFEST) as file:
-            file.write_text(json.dumps(digests, indent=1), "utf-8")
-        if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
-            os.replace(final, root / f".step-{step}.old")
-        os.replace(partial, final)
-        sync(root)
+        final = place(root, step, values, digests)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    drop(root, step, keep, forever)
+    return final
+
+
+def begin(root: Path, step: int) -> Path:
+    """An empty folder for the files of ``step-N``, which `place` puts under that name."""
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)  # what cannot be deleted is in nobody's way
+    partial = root / f".step-{step}.partial"
+    partial.mkdir()
+    return partial
+
+
+def place(root: Path, step: int, values: Mapping[str, Any], digests: Mapping[str, str]) -> Path:
+    """Give the folder that `begin` made its values, its manifest and its name; `digests` are of the files in it."""
+    final, partial = root / f"step-{step}", root / f".step-{step}.partial"
+    for path in partial.iterdir():
+        sync(path)
+    with whole_file(partial / "state.json") as file:
+        file.write_text(json.dumps(values), "utf-8")
+    digests = {**digests, "state.json": _digest(partial / "state.json")}
+    with whole_file(partial / MANIFEST) as file:
+        file.write_text(json.dumps(digests, indent=1), "utf-8")
+    if final.exists():  # a corrupt one that was passed over: it makes way, but not before its successor is whole
+        os.replace(final, root / f".step-{step}.old")
+    os.replace(partial, final)
+    sync(root)
+    return final
+
+
+def drop(root: Path, step: int, keep: int, forever: Collection[int]) -> None:
+    """Remove all checkpoints but the `keep` newest up to `step` and those of steps `forever`."""
     folders = _by_step(root)
     later = [p for p in folders if _step(p) > step]  # passed over as corrupt, or the run would stand there
     older = [p for p in folders if _step(p) <= step][keep:]
@@ -129,7 +206,6 @@ def save(
         aside = root / f".{old.name}.old"
         os.replace(old, aside)  # at once: a kill must not leave half a checkpoint under its name
         shutil.rmtree(aside, ignore_errors=True)
-    return final
 
 
 def find_newest(root: Path, warn: Callable[[str], None]) -> Path | None:
@@ -158,7 +234,8 @@ def find_newest(root: Path, warn: Callable[[str], None]) -> Path | None:
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The content of a checkpoint, as (tensors by file stem, values)."""
     files = sorted(folder.glob("*.safetensors"))
-    return {f.stem: load_file(f) for f in files}, json.loads((folder / "state.json").read_text("utf-8"))
+    tensors = load_shards(folder) if is_sharded(folder) else {f.stem: load_file(f) for f in files}
+    return tensors, json.loads((folder / "state.json").read_text("utf-8"))
 
 
 def verify(folder: Path) -> str | None:

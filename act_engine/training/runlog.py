@@ -11,7 +11,7 @@ from act_engine.progress import Kind, duration, progress
 from act_engine.runs.folder import METRICS, write_text
 from act_engine.runs.reading import read_records
 from act_engine.runs.writing import Growing
-from act_engine.training.board import Board
+from act_engine.training.trackers import open_tracker
 
 
 class RunLog:
@@ -23,6 +23,7 @@ class RunLog:
         epochs: of the whole run.
         header: lines that say what is run.
         kind: of progress: ``"auto"``, ``"bar"``, ``"lines"`` or ``"none"``.
+        tracker: where it is shown beside: the setting ``train.tracker``.
         stop_on_error: a record that cannot be written shows in `error`; else it is told, once a file, and left out.
 
     Raises:
@@ -38,6 +39,7 @@ class RunLog:
         epochs: int,
         header: Sequence[str] = (),
         kind: Kind = "auto",
+        tracker: str = "tensorboard",
         stop_on_error: bool = True,
     ) -> None:
         self.error: OSError | None = None
@@ -48,7 +50,7 @@ class RunLog:
         kept = [record for record in (read_records(path) if path.exists() else []) if record["step"] <= first_step]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._metrics = Growing(path)
-        self._board = Board(folder, purge_step=first_step + 1)
+        self._board = open_tracker(tracker, folder, purge_step=first_step + 1)
         self._board.describe(folder)
         self._first_step, self._epochs = first_step, epochs
         self._progress = progress(kind, total_steps, unit="step", what="training", done=first_step, rated=False)

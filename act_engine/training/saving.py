@@ -1,10 +1,12 @@
 """When a run is saved, what is kept, and how it goes on from the newest whole checkpoint."""
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from act_engine.data import Loader, identity, require_same
@@ -48,6 +50,9 @@ class Saving:
         self._stop_on_error = stop_on_error
         self._writer = checkpoint.Writer(root, keep)
         self._saved_step = 0
+        # Of its own: the writers' threads talk to each other while the training goes on.
+        sharded = world.size > 1 and all(learner.sharded for learner in learners.values())
+        self._shards = dist.new_group(backend="gloo", timeout=timedelta(seconds=world.timeout)) if sharded else None
         self._identity = identity(loader) if world.is_main else None
         self.best: dict[str, Any] | None = None
         """Of the best measurement so far: its ``step``, whose checkpoint is kept for good, its ``accuracy``, and how
@@ -74,9 +79,12 @@ class Saving:
         """Copy everything to the host and have it written; a collective. A failed write shows in `failed`."""
         if step == self._saved_step:
             return
-        states = {name: learner.state_dict(keep=self._world.is_main) for name, learner in self._learners.items()}
+        states = {
+            name: learner.shards() if self._shards else learner.state_dict(keep=self._world.is_main)
+            for name, learner in self._learners.items()
+        }
         self._saved_step = step
-        if not self._world.is_main:
+        if not self._world.is_main and not self._shards:
             return
         self._writer.join()
         if self._writer.error is not None:
@@ -87,6 +95,10 @@ class Saving:
         values["train_images"] = self._identity
         values["learners"] = {name: plain for name, (_, plain) in states.items()}
         tensors = {name: group for name, (group, _) in states.items()}
+        if self._shards:
+            kept = self._kept_for_good(step)
+            self._writer.save_shards(step, tensors, values if self._world.is_main else None, kept, self._shards)
+            return
         self._writer.save(step, tensors, values, self._kept_for_good(step))
 
     def saved(self, step: int) -> bool:
@@ -107,7 +119,9 @@ class Saving:
         self._writer.join()
         error = self._writer.take_error()
         if error is not None and self._stops_at(error):
-            raise error
+            if self._world.is_main:
+                raise error
+            return
         if error is not None:
             say(f"warning: {error}; the last checkpoint is missing")
 

@@ -27,7 +27,6 @@ from act_engine.runs.folder import LAST, MEASURED, check_output, check_run, open
 from act_engine.runs.lock import Lock, require_shared
 from act_engine.runs.methods import deployed_model, method_of
 from act_engine.training import checkpoint
-from act_engine.training.board import Board
 from act_engine.training.build import (
     check_given,
     chosen_by,
@@ -46,6 +45,7 @@ from act_engine.training.resolve import resolve
 from act_engine.training.runlog import NoLog, RunLog, Stopwatch
 from act_engine.training.saving import Saving
 from act_engine.training.signals import caught_signals
+from act_engine.training.trackers import check_tracker, open_tracker
 
 __all__ = ["NonFiniteLoss", "NonFiniteWeights", "Trainer"]
 
@@ -98,6 +98,7 @@ class Trainer:
                 raise ValueError("checkpoint.best_every_epochs: got data without images to select by; allowed: null")
             self.config = config = resolve(config, self.objective, world, self.data.num_classes)
             check_evaluation(config.evaluate, config.model.num_classes, self.data.image_shape[0])
+            check_tracker(config.train.tracker)
             self.steps_per_epoch = len(self.data.train)
             self.total_steps = min(self.steps_per_epoch * config.train.epochs, config.train.max_steps or 2**62)
             # As they are before any training: what is measured later is a copy with other weights.
@@ -282,6 +283,7 @@ class Trainer:
             epochs=train.epochs,
             header=header,
             kind=train.progress,
+            tracker=train.tracker,
             stop_on_error=self.config.checkpoint.on_error == "stop",
         )
 
@@ -453,7 +455,7 @@ class Trainer:
         if world.is_main:
             keep(self.output, self.evaluation)
             try:
-                board = Board(self.output)
+                board = open_tracker(self.config.train.tracker, self.output)
                 board.write_evaluation(self.evaluation, self.step)
                 board.close()
             except OSError as error:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from act_kernels import reference
+from act_kernels.reference.kl_ce_loss import NO_LOSS
 
 _KL, _CE, _TEMPERATURE, _SMOOTHING = 0.9, 0.1, 4.0, 0.1
 
@@ -19,7 +20,7 @@ def _case(dtype):
 
 
 def _gradient(z, t, labels, smoothing=_SMOOTHING):
-    arguments = (labels, _KL, _CE, 0.0, _TEMPERATURE, smoothing, 1.0, True, False)
+    arguments = (labels, None, None, _KL, _CE, 0.0, _TEMPERATURE, smoothing, 1.0, NO_LOSS, True, False)
     return reference.kl_ce_loss(z, t, *arguments)[1]
 
 

@@ -10,9 +10,23 @@ import torch
 
 pytest.importorskip("deepspeed")
 
-from worlds import CASES, HYBRID, LAYERS, MEMORY, RECOMPUTED, RESUMED, SAVED_AT, SELECTING, SMALL, WIDTH, WORLDS
+from worlds import (
+    CASES,
+    HYBRID,
+    LAYERS,
+    MEMORY,
+    RECOMPUTED,
+    RESUMED,
+    SAVED_AT,
+    SELECTING,
+    SHARDED,
+    SMALL,
+    WIDTH,
+    WORLDS,
+)
 
 from act_engine.planning.memory import training_memory
+from act_engine.training.checkpoint import verify
 
 ITERATIONS, PARAMETERS, GROUPS = 3, 6, 3  # of the attack; of the model; its two blocks and what is left of it
 RUNS = [(size, case) for size in sorted(WORLDS) for case in {**CASES, **{2: RECOMPUTED, 4: HYBRID}.get(size, {})}]
@@ -25,7 +39,7 @@ def worlds(tmp_path_factory):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-5000:]
-    return {size: torch.load(folder / f"world-{size}.pt") for size in WORLDS}
+    return {"folder": folder, **{size: torch.load(folder / f"world-{size}.pt") for size in WORLDS}}
 
 
 def assert_same_training(result, reference, steps=slice(None)):
@@ -79,7 +93,30 @@ def test_collectives_during_an_attack(worlds, size, case):
 
 @pytest.mark.parametrize(("size", "case"), [(size, case) for size, cases in RESUMED.items() for case in cases])
 def test_a_zero2_run_of_two_processes_goes_on_anywhere(worlds, size, case):
-    assert_same_training(worlds[size][f"resumed/{case}"], worlds[1]["adamw"], slice(SAVED_AT, None))
+    assert_same_training(worlds[size][f"saved/{case}"], worlds[1]["adamw"], slice(SAVED_AT, None))
+
+
+@pytest.mark.parametrize(("size", "case"), [(size, case) for size, cases in SHARDED.items() for case in cases])
+def test_so_does_one_of_fsdp_that_wrote_its_checkpoint_in_parts(worlds, size, case):
+    assert_same_training(worlds[size][f"shards/{case}"], worlds[1]["adamw"], slice(SAVED_AT, None))
+
+
+def test_a_part_that_cannot_be_written_is_every_ranks_error_and_leaves_the_checkpoint_before(worlds):
+    one, other = worlds[2]["shards/fault"]
+    assert one == other
+    assert one.startswith(f"['step-{SAVED_AT}'] failed=True: checkpoint step-{SAVED_AT + 1} could not be written: ")
+    assert one.endswith("'nowhere/file' (on rank 1); the older ones are intact")
+
+
+def test_each_process_of_fsdp_writes_its_part_and_nothing_that_executes(worlds):
+    folder = worlds["folder"] / "shards" / "checkpoints" / f"step-{SAVED_AT}"
+    files = sorted(path.name for path in folder.iterdir())
+    assert [name.split("-")[0] for name in files] == ["manifest.json", "shard", "shard", "state.json"]
+    assert verify(folder) is None
+    small, large = sorted(path.stat().st_size for path in folder.glob("shard-*"))
+    assert large < 1.5 * small
+    (folder / files[1]).write_bytes(b"")
+    assert "corrupt" in verify(folder)
 
 
 @pytest.mark.parametrize("size", sorted(WORLDS))

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from act_engine.attack import Attack
@@ -57,6 +58,12 @@ RECOMPUTED = {  # in the world of 2 alone
 # A ZeRO-2 run of 2 processes, stopped after SAVED_AT steps, goes on in these worlds and strategies.
 SAVED_AT = 3
 SAVED = {**ZERO, "zero_stage": 2}
+# So does a run of FSDP, whose two processes write a part each.
+SHARDED = {
+    1: {"single": {}},
+    2: {"fsdp": FSDP, "zero3": {**ZERO, "zero_stage": 3}},
+    4: {"hybrid": {**FSDP, "shard_size": 2}},
+}
 RESUMED = {
     1: {"zero2": SAVED, "single": {}},
     2: {"zero2": SAVED, "zero3": {**ZERO, "zero_stage": 3}, "ddp": {"strategy": "ddp"}, "fsdp": FSDP},
@@ -284,6 +291,22 @@ def peak_memory(settings: Path, parallel: dict) -> int:
     return max(samples) - before
 
 
+def fault(trainer: Trainer) -> list[str]:
+    """What became of a checkpoint in parts of which rank 1 cannot write its own, as each rank sees it."""
+    train(trainer, trainer.step + 1)
+    write = HuggingFaceStorageWriter.write_data
+    if dist.get_rank() == 1:
+        HuggingFaceStorageWriter.write_data = lambda *arguments: Path("nowhere/file").write_text("")
+    trainer.saving.save(trainer.step, say=print)
+    trainer.saving.join()
+    HuggingFaceStorageWriter.write_data = write
+    dist.barrier()  # rank 0 clears up
+    seen: list = [None] * dist.get_world_size()
+    names = sorted(path.name for path in (trainer.output / "checkpoints").iterdir())
+    dist.all_gather_object(seen, f"{names} failed={trainer.saving.failed}: {trainer.saving._writer.error}")
+    return seen
+
+
 def run_world(output: Path) -> dict:
     size = dist.get_world_size()
     cases = {1: {"single/1": ({}, 1), **CASES}, 2: {**CASES, **RECOMPUTED}, 4: {**CASES, **HYBRID}}.get(size, CASES)
@@ -298,17 +321,21 @@ def run_world(output: Path) -> dict:
     if size == 1:
         results["adamw"] = outcome(make_trainer(output / "adamw", {}, optimizer="adamw"))
     if size == 2:
-        trainer = make_trainer(output / "saved", SAVED, optimizer="adamw")
-        train(trainer, SAVED_AT)
-        trainer.saving.save(trainer.step, say=print)
-        trainer.saving.join()
+        for name, parallel in (("saved", SAVED), ("shards", FSDP)):
+            trainer = make_trainer(output / name, parallel, optimizer="adamw")
+            train(trainer, SAVED_AT)
+            trainer.saving.save(trainer.step, say=print)
+            trainer.saving.join()
+            dist.barrier()
+        results["shards/fault"] = fault(trainer)
         dist.barrier()
-    for name, parallel in RESUMED[size].items():
-        folder = output / f"resumed-{size}-{name}"
-        if dist.get_rank() == 0:
-            shutil.copytree(output / "saved", folder)
-        dist.barrier()
-        results[f"resumed/{name}"] = outcome(make_trainer(folder, parallel, optimizer="adamw"))
+    for saved, strategies in (("saved", RESUMED[size]), ("shards", SHARDED[size])):
+        for name, parallel in strategies.items():
+            folder = output / f"{saved}-{size}-{name}"
+            if dist.get_rank() == 0:
+                shutil.copytree(output / saved, folder)
+            dist.barrier()
+            results[f"{saved}/{name}"] = outcome(make_trainer(folder, parallel, optimizer="adamw"))
     if size == 2:
         build.build_model = build_model  # one that learns digits in two epochs
         for name, parallel in SELECTING.items():

@@ -54,6 +54,10 @@ class TrainConfig:
     """The same in the very first step alone, such as 1.0, with which the statistics begin as that batch's."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, 1 or more."""
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
+    """Where metrics, settings and final accuracies are shown beside metrics.jsonl: tensorboard (the folder of that
+    name), wandb (Weights & Biases; WANDB_MODE=offline sends nothing), mlflow (at MLFLOW_TRACKING_URI, or in the folder
+    mlruns), none."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """How the run shows how far it is: a bar for a terminal, lines for a file, none; auto: a bar where standard error
     is a terminal, and lines elsewhere."""

@@ -17,7 +17,6 @@ def _autoattack(setting: Setting) -> Callable[[], Tensor]:
         version="standard",
         seed=setting.seed,
         device=setting.images.device,
-        verbose=False,
     )
     wrong = setting.classes - 1
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, wrong)
