@@ -1,7 +1,10 @@
 """Settings from YAML, recipes and the command line."""
 
+import ast
 import dataclasses
 import inspect
+import textwrap
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -97,11 +100,16 @@ def test_every_setting_is_explained_with_its_default(capsys):
         for name in number_names(kind):
             assert f"--objective.{name} " in text
     for group in groups:
-        source = inspect.getsource(group.type)
-        for field in dataclasses.fields(group.type):
-            if field.name != open_field(group.type):
-                after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
-                assert after.startswith('"""'), f"{field.name} has no explanation"
+        lines = ast.parse(textwrap.dedent(inspect.getsource(group.type))).body[0].body
+        explained = {
+            field.target.id
+            for field, after in pairwise(lines)
+            if isinstance(field, ast.AnnAssign)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
+        fields = {field.name for field in dataclasses.fields(group.type)} - {open_field(group.type)}
+        assert fields <= explained, f"{group.name}: {fields - explained} without an explanation"
 
 
 def test_a_number_of_the_objective_is_a_setting_like_any_other():
