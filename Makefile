@@ -74,7 +74,7 @@ wheels: $(VENV)/dist.stamp
 	$(BUILD) --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 
-# Each wheel in fresh environments with no compiler; CHECK="--index https://download.pytorch.org/whl/cpu" and so on.
+# The Linux wheel in fresh environments with no compiler; CHECK="--index https://download.pytorch.org/whl/cpu" and so on.
 CHECK ?=
 wheel-check:
 	$(PYTHON) tests/wheels/check.py dist $(CHECK)
