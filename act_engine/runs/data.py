@@ -27,9 +27,9 @@ def read_data(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     return content
 
 
-def describe_run(folder: Path, data: Data, warn: Callable[[str], None]) -> dict[str, Any]:
-    """The content of data.json for a run that begins, or goes on, in `folder`."""
-    described, before = describe_data(data), read_data(folder, warn)
+def describe_run(folder: Path, data: Data) -> dict[str, Any]:
+    """The content of data.json for a run that begins, or goes on, in `folder`, which `check_data` found fit."""
+    described, before = describe_data(data), read_data(folder, lambda message: None)
     for split, content in described.items():
         replaced = before.get(split, {}).get("replaced")
         if replaced:

@@ -137,7 +137,7 @@ class Trainer:
             print(f"going on after step {resumed} of {self.total_steps} in {self.output}")
         with world.together():
             if world.is_main:
-                described = describe_run(self.output, self.data, print)
+                described = describe_run(self.output, self.data)
                 self._lock = open_run(self.output, config, environment.describe(world.device), described)
         token = world.from_main("" if self._lock is None else self._lock.token)
         with world.together():  # each rank for itself: a folder of that name on each node would lose the results

@@ -6,7 +6,7 @@ from torch import Tensor
 def rescale_(first: Tensor | None, second: Tensor | None, factor: Tensor, scale: float) -> None:
     """Multiply each gradient [B, C] by scale · factor (one number), in place. One that is None is not there."""
     if factor.is_cpu and type(factor) is Tensor:  # a fake one, of a dry run, has no value
-        factor = factor.item()  # costs no synchronisation here
+        factor = factor.tolist()  # reads the memory; `item` is an operator, which no step may have
         if factor * scale == 1:
             return
     for grad in (first, second):
